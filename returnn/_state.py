@@ -1,0 +1,62 @@
+"""
+The one process-wide state of the package.
+
+Nothing else keeps mutable module-level state. Public accessors (``get_global_config``, ``get_run_ctx``,
+``BehaviorVersion.get``, ``Dataset.is_sharding_enabled``) read it; worker processes get the picklable part with their start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from returnn.config import Config
+
+__all__ = ["ProcessState", "state", "process_state_ctx"]
+
+
+@dataclasses.dataclass
+class ProcessState:
+    """Who sets it, when, and who reads it."""
+
+    # Set by returnn.config.set_global_config. Read by returnn.config.get_global_config.
+    global_config: Config | None = None
+    # Set by the engine around each step through returnn.frontend.run_ctx.init_*_run_ctx. Read by get_run_ctx.
+    # Any: the class lives in a higher layer.
+    run_ctx: Any = None
+    # Set by BehaviorVersion.set. None: not set.
+    behavior_version: int | None = None
+    min_behavior_version: int = 0
+    # Rank of this process and number of ranks; set at start-up from the launcher's environment.
+    rank: int = 0
+    world_size: int = 1
+    # Set in a loader worker process. Read by Dataset.is_sharding_enabled / apply_sharding.
+    worker_id: int = 0
+    num_workers: int = 0
+    # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
+    quitting: bool = False
+
+
+state = ProcessState()
+
+
+@contextlib.contextmanager
+def process_state_ctx(**updates: Any) -> Iterator[ProcessState]:
+    """
+    Save the state, apply updates, and restore all fields at exit. For tests and for nested use as a library.
+
+    :param updates: fields of ProcessState. Any: each field has its own type
+    """
+    saved = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    try:
+        for key, value in updates.items():
+            if key not in saved:
+                raise TypeError(f"process_state_ctx: unknown field {key!r}, known are {sorted(saved)}")
+            setattr(state, key, value)
+        yield state
+    finally:
+        for key, value in saved.items():
+            setattr(state, key, value)

@@ -1,0 +1,147 @@
+"""
+Exceptions for mistakes of the user, and the one template for their text.
+
+Each message says what happened, where, what was expected and got, and what to do.
+The types also inherit from the builtin exceptions that client code of the peers catches.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ReturnnError",
+    "UserError",
+    "ConfigError",
+    "OptionError",
+    "MissingOptionError",
+    "ConfigFileError",
+    "DatasetError",
+    "DataFileError",
+    "MissingDependencyError",
+    "NotSupportedError",
+    "CheckpointError",
+    "NonFiniteLossError",
+    "NonFiniteGradientError",
+    "WorkerError",
+    "ModelError",
+    "describe",
+]
+
+
+def describe(
+    what: str,
+    *,
+    where: str | None = None,
+    expected: str | None = None,
+    got: object = None,
+    todo: str | None = None,
+) -> str:
+    """
+    Build an error text by the project's template.
+
+    :param what: what happened, without final period
+    :param where: option, file, line, dataset, seq tag
+    :param expected: what would have been right
+    :param got: the offending value; its repr is shortened
+    :param todo: what the user can do about it
+    :return: one line, e.g. ``option "batch_size" is invalid (in my.config): expected int > 0, got -1 (int). Set ...``
+    """
+    text = what
+    if where:
+        text += f" (in {where})"
+    if expected is not None:
+        shown = repr(got)
+        if len(shown) > 200:
+            shown = shown[:200] + "..."
+        text += f": expected {expected}, got {shown} ({type(got).__name__})"
+    text += "."
+    if todo:
+        text += " " + todo.rstrip(".") + "."
+    return text
+
+
+class ReturnnError(Exception):
+    """Base of all exceptions that this package raises on purpose."""
+
+
+class UserError(ReturnnError):
+    """A mistake outside of our code: its sentence is shown last, without a long dump."""
+
+
+class ConfigError(UserError, ValueError, AssertionError):
+    """The config asks for something impossible. AssertionError is what the peers raise for many of these."""
+
+
+class OptionError(ConfigError):
+    """One option has an invalid value."""
+
+    def __init__(self, name: str, *, expected: str, got: object, where: str | None = None, todo: str | None = None):
+        """
+        :param name: the option
+        :param expected: accepted forms
+        :param got: the value
+        :param where: file or dataset, if known
+        :param todo: example of a right value
+        """
+        self.option_name = name
+        super().__init__(describe(f'option "{name}" is invalid', where=where, expected=expected, got=got, todo=todo))
+
+
+class MissingOptionError(ConfigError, KeyError):
+    """A required option is not set."""
+
+    def __init__(self, name: str, *, needed_for: str, todo: str | None = None):
+        """
+        :param name: the option
+        :param needed_for: who needs it
+        :param todo: example
+        """
+        self.option_name = name
+        super().__init__(describe(f'option "{name}" is not set, but needed for {needed_for}', todo=todo))
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the text.
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigFileError(ConfigError):
+    """A config file is missing, unreadable, or of unknown form."""
+
+
+class DatasetError(UserError, ValueError, AssertionError):
+    """A dataset cannot be built or iterated: bad options or inconsistent data."""
+
+
+class DataFileError(DatasetError, OSError):
+    """A data file is missing, broken, or does not fit to the others. The message names the file."""
+
+    def __str__(self) -> str:
+        # OSError with one argument keeps it, but be explicit about the text.
+        return str(self.args[0]) if self.args else ""
+
+
+class MissingDependencyError(UserError, ImportError):
+    """An optional package is needed. The message says which option needs it, and what to install."""
+
+
+class NotSupportedError(UserError, NotImplementedError):
+    """The peers have this, we do not. The message says what to use instead."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint is missing, broken, or does not fit to the model."""
+
+
+class ModelError(UserError, TypeError, AssertionError):
+    """The functions of the config (get_model, train_step, forward_step, hooks) are missing or do not fit."""
+
+
+class NonFiniteLossError(UserError, RuntimeError):
+    """A loss is inf or nan. The weights of that step were not changed."""
+
+
+class NonFiniteGradientError(UserError, RuntimeError):
+    """The gradient norm is inf or nan too often. The weights of these steps were not changed."""
+
+
+class WorkerError(UserError, RuntimeError):
+    """A data loader process failed or was killed."""
