@@ -24,7 +24,7 @@ def git_rev_version(git_dir: str) -> str | None:
     return rev + (".dirty" if dirty.returncode == 1 else "")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def get_version_str(long: bool = False) -> str:
     """
     :param long: with the git revision, if the package runs from a checkout (costs two git calls, once)
