@@ -1,0 +1,113 @@
+"""`LossAccumulator`: sums of losses and norm factors over the steps of one pass, fetched from the device rarely."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+
+from returnn.frontend.run_ctx import Loss, Scalar
+
+__all__ = ["LossAccumulator", "StepLosses"]
+
+#: Steps whose losses stay on the device until they are fetched together. Each costs two scalars per loss.
+_MAX_PENDING_STEPS = 100
+
+
+@dataclasses.dataclass
+class StepLosses:
+    """Fetched numbers of one step: per loss name the summed value and the norm factor (1 if it has none or zero)."""
+
+    values: dict[str, float]
+    norms: dict[str, float]
+
+    def means(self) -> dict[str, float]:
+        """:return: per loss name value / norm"""
+        return {name: value / self.norms[name] for name, value in self.values.items()}
+
+    def is_finite(self) -> bool:
+        """:return: whether no value is inf or nan"""
+        return all(math.isfinite(v) for v in self.values.values())
+
+
+class LossAccumulator:
+    """
+    Adds up in Python floats (double), in the order of the steps, as the peers do, but without waiting for the device
+    in each step: on a GPU, tensors of up to 100 steps are fetched together.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, float] = {}
+        self._norms: dict[str, float] = {}
+        self._pending: list[tuple[int, dict[str, tuple[torch.Tensor, Scalar | None]]]] = []
+        self._last: StepLosses | None = None
+        #: steps with inf or nan among the fetched ones
+        self.nonfinite_steps: list[int] = []
+        #: number of steps added
+        self.num_steps = 0
+
+    def add(self, losses: Mapping[str, Loss], step: int) -> None:
+        """
+        Add the losses of one step. The graph is released.
+
+        :param losses: marked in the step
+        :param step: number that :attr:`nonfinite_steps` shows
+        """
+        self.num_steps += 1
+        self._pending.append((step, {name: (x.loss.detach(), x.inv_norm_factor) for name, x in losses.items()}))
+        if len(self._pending) >= _MAX_PENDING_STEPS:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Fetch all pending numbers with one transfer per device."""
+        if not self._pending:
+            return
+        tensors: list[torch.Tensor] = []
+        for _, losses in self._pending:
+            for value, norm in losses.values():
+                tensors.append(value)
+                if isinstance(norm, torch.Tensor):
+                    tensors.append(norm.detach())
+        numbers = iter(_fetch(tensors))
+        for step, losses in self._pending:
+            values, norms = {}, {}
+            for name, (_, norm) in losses.items():
+                values[name] = next(numbers)
+                factor = next(numbers) if isinstance(norm, torch.Tensor) else float(1 if norm is None else norm)
+                norms[name] = factor if factor else 1.0
+            self._last = StepLosses(values, norms)
+            if not self._last.is_finite():
+                self.nonfinite_steps.append(step)
+            for name, number in values.items():
+                self._values[name] = self._values.get(name, 0.0) + number
+                self._norms[name] = self._norms.get(name, 0.0) + norms[name]
+        self._pending.clear()
+
+    def last_step(self) -> StepLosses:
+        """:return: numbers of the last added step; fetches"""
+        self.fetch()
+        return self._last if self._last is not None else StepLosses({}, {})
+
+    def means(self) -> dict[str, float]:
+        """:return: per loss name sum(values) / sum(norms) over all steps; fetches"""
+        self.fetch()
+        return {name: value / self._norms[name] for name, value in self._values.items()}
+
+
+def _fetch(tensors: list[torch.Tensor]) -> list[float]:
+    if not tensors:
+        return []
+    if all(t.device.type == "cpu" for t in tensors):
+        return [float(t.item()) for t in tensors]
+    # float64 holds any float32, bfloat16 and every count below 2^53 exactly. MPS has none, but is no target.
+    by_device: dict[torch.device, list[int]] = {}
+    for i, t in enumerate(tensors):
+        by_device.setdefault(t.device, []).append(i)
+    res = [0.0] * len(tensors)
+    for idxs in by_device.values():
+        stacked = torch.stack([tensors[i].reshape(()).double() for i in idxs]).tolist()
+        for i, number in zip(idxs, stacked, strict=True):
+            res[i] = number
+    return res
