@@ -82,9 +82,7 @@ def with_first_batch_notice(batches: Iterator[T], *, what: str, after_secs: floa
     :param what: shown in the notice
     :param after_secs: patience
     """
-    notice = threading.Timer(
-        after_secs, lambda: print(f"{what}: waiting for the first batch ...", file=log.v3)
-    )
+    notice = threading.Timer(after_secs, lambda: print(f"{what}: waiting for the first batch ...", file=log.v3))
     notice.daemon = True
     notice.start()
     try:
@@ -215,7 +213,10 @@ class PassReport:
             return None
         elapsed = max(time.monotonic() - self._start, 1e-6)
         stats = self._stats
-        parts = [f"{stats.num_seqs_seen} seqs in {stats.num_batches} batches", f"{stats.num_seqs_seen / elapsed:.0f} seqs/s"]
+        parts = [
+            f"{stats.num_seqs_seen} seqs in {stats.num_batches} batches",
+            f"{stats.num_seqs_seen / elapsed:.0f} seqs/s",
+        ]
         if stats.padding_ratio is not None:
             parts.append(f"{stats.padding_ratio:.1%} padding")
         parts.append(f"{min(stats.secs_waited / elapsed, 1.0):.1%} of the time waiting for data")

@@ -1,0 +1,119 @@
+"""Options of the engine itself: device, seeds, what to do about inf/nan, default output of forwarding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from returnn.errors import OptionError
+from returnn.options.registry import Option, declare, read
+
+if TYPE_CHECKING:
+    from returnn.config import Config
+
+__all__ = ["EngineOptions", "ForwardOutputOptions"]
+
+declare(
+    Option(
+        "device",
+        'None | "cpu" | "cuda" | "cuda:N" | "gpu" | "mps"',
+        None,
+        'Where the model runs; unset: cuda if there is one, else cpu ("gpu" means cuda). '
+        "The environment variable PT_DEVICE overrides it.",
+        tasks=("train", "forward", "eval", "initialize_model"),
+    ),
+    Option(
+        "random_seed",
+        "int",
+        42,
+        "Seed of the model initialisation and of the loader workers.",
+        tasks=("train", "forward", "eval", "initialize_model"),
+    ),
+    Option(
+        "stop_on_nonfinite_train_score",
+        "bool",
+        True,
+        "Stop when a training loss is inf or nan; False: skip the update of that step, and count it. "
+        "Either way the weights stay as they were.",
+        tasks=("train",),
+    ),
+    Option(
+        "amp_in_forward",
+        "bool",
+        False,
+        "Use torch_amp_options in the forward task too; by default it runs in full precision.",
+        tasks=("forward",),
+    ),
+    Option(
+        "output_file",
+        "str",
+        "output.hdf",
+        "HDF file for outputs that forward_step marks, if there is neither a forward_finish_hook nor a callback.",
+        tasks=("forward",),
+    ),
+    Option(
+        "forward_override_hdf_output",
+        "bool",
+        False,
+        "Whether the forward task may overwrite an existing output_file.",
+        tasks=("forward",),
+    ),
+)
+
+
+def _bool(config: Config | Mapping[str, Any], name: str) -> bool:
+    value = read(config, name)
+    if value is None:
+        return False
+    if not isinstance(value, (bool, int)):
+        raise OptionError(name, expected="True or False", got=value)
+    return bool(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """Read once when the engine is created."""
+
+    device: str | None
+    random_seed: int
+    stop_on_nonfinite_train_score: bool
+    amp_in_forward: bool
+
+    @classmethod
+    def from_config(cls, config: Config | Mapping[str, Any]) -> EngineOptions:
+        """
+        :param config: the user's
+        :raises OptionError: invalid value
+        """
+        device = read(config, "device")
+        if device is not None and not isinstance(device, str):
+            raise OptionError("device", expected='a str such as "cpu" or "cuda"', got=device)
+        seed = read(config, "random_seed")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise OptionError("random_seed", expected="an int", got=seed)
+        return cls(
+            device=device or None,
+            random_seed=seed,
+            stop_on_nonfinite_train_score=_bool(config, "stop_on_nonfinite_train_score"),
+            amp_in_forward=_bool(config, "amp_in_forward"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardOutputOptions:
+    """Where marked outputs go if no hook takes them."""
+
+    output_file: str
+    override: bool
+
+    @classmethod
+    def from_config(cls, config: Config | Mapping[str, Any]) -> ForwardOutputOptions:
+        """
+        :param config: the user's
+        :raises OptionError: invalid value
+        """
+        output_file = read(config, "output_file")
+        if not isinstance(output_file, str) or not output_file:
+            raise OptionError("output_file", expected="a file name", got=output_file)
+        return cls(output_file=output_file, override=_bool(config, "forward_override_hdf_output"))

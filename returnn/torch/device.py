@@ -1,0 +1,92 @@
+"""Which device the model runs on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from returnn.errors import ConfigError
+from returnn.log import log
+
+__all__ = ["choose_device", "device_memory_text", "move_to_device"]
+
+
+class _NoDeviceError(ConfigError, RuntimeError):
+    """The wanted device is not there."""
+
+
+def choose_device(requested: str | None) -> str:
+    """
+    :param requested: option ``device``; the environment variable PT_DEVICE goes first. None: cuda if available, else cpu
+    :return: e.g. "cpu", "cuda", "cuda:1"
+    :raises ConfigError: not available here, or no such device
+    """
+    source = "config"
+    if os.environ.get("PT_DEVICE"):
+        requested, source = os.environ["PT_DEVICE"], "environment variable PT_DEVICE"
+    if requested is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        print(f"Using device: {device} (automatic; set the option device to choose)", file=log.v2)
+        return device
+    device = requested.strip().lower()
+    if device == "gpu" or device.startswith("gpu:"):
+        print(f'device = "{requested}": "gpu" is an old name of "cuda", using that.', file=log.v1)
+        device = "cuda" + device[len("gpu") :]
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as exc:
+        raise ConfigError(
+            f'option "device" is {requested!r} ({source}), which is no device. Use "cpu", "cuda" or "cuda:N".'
+        ) from exc
+    if parsed.type == "cuda":
+        if not torch.cuda.is_available():
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            raise _NoDeviceError(
+                f"No GPU device found, but config requested 'gpu' device. (device = {requested!r} from {source}, "
+                f"torch {torch.__version__}, CUDA_VISIBLE_DEVICES = {visible!r}.) "
+                'Check the driver and the job\'s GPU request, or set device = "cpu".'
+            )
+        if parsed.index is not None and parsed.index >= torch.cuda.device_count():
+            raise _NoDeviceError(
+                f"No GPU device found with index {parsed.index} (device = {requested!r} from {source}): "
+                f"there are {torch.cuda.device_count()}."
+            )
+    if parsed.type == "mps" and not torch.backends.mps.is_available():
+        raise _NoDeviceError(f'device = {requested!r} ({source}) is not available here. Set device = "cpu".')
+    print(f"Using device: {device} ({source})", file=log.v2)
+    return device
+
+
+def device_memory_text(device: str | torch.device) -> str | None:
+    """:return: ``GMEM: max allocated/max reserved/total`` in GiB for a CUDA device, else None"""
+    parsed = torch.device(device)
+    if parsed.type != "cuda":
+        return None
+    gib = 1024**3
+    total = torch.cuda.get_device_properties(parsed).total_memory
+    allocated = torch.cuda.max_memory_allocated(parsed)
+    reserved = torch.cuda.max_memory_reserved(parsed)
+    return f"GMEM: {allocated / gib:.1f}/{reserved / gib:.1f}/{total / gib:.1f}"
+
+
+def move_to_device(data: dict[str, object], device: str | torch.device) -> dict[str, object]:
+    """
+    :param data: raw batch: tensors, lists
+    :param device: target
+    :return: new dict, tensors on the device. Copies do not wait for the device; all int64 size tensors travel in one copy
+    """
+    if torch.device(device).type == "cpu":
+        return {k: v.to(device) if isinstance(v, torch.Tensor) and not v.is_cpu else v for k, v in data.items()}
+    sizes = {k: v for k, v in data.items() if isinstance(v, torch.Tensor) and ":size" in k and v.dtype == torch.int64}
+    moved: dict[str, torch.Tensor] = {}
+    if sizes:
+        flat = torch.cat([v.reshape(-1) for v in sizes.values()])
+        if torch.device(device).type == "cuda":
+            flat = flat.pin_memory()
+        parts = flat.to(device, non_blocking=True).split([v.numel() for v in sizes.values()])
+        moved = {k: part.reshape(v.shape) for (k, v), part in zip(sizes.items(), parts, strict=True)}
+    return {
+        k: moved[k] if k in moved else v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+        for k, v in data.items()
+    }
