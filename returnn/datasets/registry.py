@@ -1,0 +1,234 @@
+"""
+From the name of a dataset class, or a dataset dict, to the dataset. Modules are imported on demand.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from returnn.errors import ConfigError, DatasetError, NotSupportedError
+from returnn.log import log
+from returnn.options.datasets import config_value, has_config
+from returnn.util.literal import LiteralError, parse_literal
+
+if TYPE_CHECKING:
+    from returnn.config import Config
+    from returnn.datasets.basic import Dataset
+
+__all__ = [
+    "init_dataset",
+    "init_dataset_via_str",
+    "get_dataset_class",
+    "extend_dataset_dict_from_parent_dataset",
+    "DATASET_CLASS_MODULES",
+]
+
+# Any: the options of a dataset have many types.
+DatasetDict: TypeAlias = Mapping[str, Any]
+
+_BY_MODULE = {
+    "basic": "Dataset",
+    "cached": "CachedDataset",
+    "cached2": "CachedDataset2",
+    "hdf": "HDFDataset SiameseHDFDataset",
+    "stream_hdf": "StreamHDFDataset NextGenHDFDataset",
+    "meta": "MetaDataset",
+    "map": "MapDatasetWrapper",
+    "numpy_dump": "NumpyDumpDataset",
+    "generating": "GeneratingDataset StaticDataset DummyDataset DummyDatasetMultipleSequenceLength"
+    " DummyDatasetMultipleDataKeys DummyGenericDataset CopyTaskDataset Task12AXDataset TaskEpisodicCopyDataset"
+    " TaskXmlModelingDataset TaskVariableAssignmentDataset TaskNumberBaseConvertDataset"
+    " TimitDataset NltkTimitDataset LibriSpeechCorpus Enwik8Corpus",
+}
+#: Name in a dataset dict -> module that defines the class.
+DATASET_CLASS_MODULES: dict[str, str] = {
+    name: f"returnn.datasets.{module}" for module, names in _BY_MODULE.items() for name in names.split()
+}
+_NOT_YET = frozenset(
+    "OggZipDataset LmDataset TranslationDataset TranslationFactorsDataset ConfusionNetworkDataset CombinedDataset"
+    " ConcatDataset ConcatSeqsDataset ClusteringDataset AnythingDataset VariableDataset MultiEpochDataset"
+    " ChunkShuffleDataset MultiProcDataset PostprocessingDataset DistributeFilesDataset TextDictDataset"
+    " HuggingFaceDataset RawWavDataset".split()
+)
+_SPRINT = "it needs a RASR/Sprint process, which is not supported. Convert the data to HDF and use HDFDataset"
+_REFUSED = {
+    "ExternSprintDataset": _SPRINT,
+    "SprintCacheDataset": _SPRINT,
+    "SprintDatasetBase": _SPRINT,
+    "BlissDataset": "it could never load data. Use OggZipDataset or HDFDataset",
+    "StereoDataset": "it was removed. Use HDFDataset with several streams",
+    "StereoHdfDataset": "it was removed. Use HDFDataset with several streams",
+}
+
+
+def _dataset_base() -> type[Dataset]:
+    # By name: basic itself imports this module for the re-export.
+    base: type[Dataset] = importlib.import_module("returnn.datasets.basic").Dataset
+    return base
+
+
+def get_dataset_class(name: str | type[Dataset]) -> type[Dataset] | None:
+    """
+    :param name: name in the table, a dotted path ``package.module.Class``, or the class itself
+    :return: the class; None if the name is unknown
+    :raises NotSupportedError: the peers have this class, we do not (yet)
+    :raises DatasetError: not a Dataset subclass
+    """
+    if isinstance(name, type):
+        if not issubclass(name, _dataset_base()):
+            raise DatasetError(f'dataset "class": {name!r} is not a subclass of returnn.datasets.Dataset.')
+        return name
+    if not isinstance(name, str):
+        raise DatasetError(f'dataset "class": expected a name or a class, got {name!r} ({type(name).__name__}).')
+    if name in _REFUSED:
+        raise NotSupportedError(f"dataset class {name!r} is not supported: {_REFUSED[name]}.")
+    if name in _NOT_YET:
+        raise NotSupportedError(
+            f"dataset class {name!r} is not available yet in this version. Available are: {_available()}."
+        )
+    if name in DATASET_CLASS_MODULES:
+        cls: type[Dataset] = getattr(importlib.import_module(DATASET_CLASS_MODULES[name]), name)
+        return cls
+    if "." in name:
+        return _class_by_path(name)
+    return None
+
+
+def _class_by_path(path: str) -> type[Dataset] | None:
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name and (module_name == exc.name or module_name.startswith(exc.name + ".")):
+            return None
+        raise  # found, but something that it imports is missing
+    cls = getattr(module, class_name, None)
+    return None if cls is None else get_dataset_class(cls)
+
+
+def _available() -> str:
+    return ", ".join(sorted(DATASET_CLASS_MODULES))
+
+
+def _unknown_class(name: object, dataset_name: object) -> DatasetError:
+    close = difflib.get_close_matches(str(name), [*DATASET_CLASS_MODULES, *_NOT_YET], n=2, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    return DatasetError(
+        f"Dataset class {name!r} not found (dataset {dataset_name or '<unknown_name>'}).{hint} Available are: "
+        f"{_available()}; or give the class itself, or its dotted path 'package.module.Class'."
+    )
+
+
+def init_dataset(
+    kwargs: DatasetDict | str | Callable[[], Any] | Dataset,
+    extra_kwargs: DatasetDict | None = None,
+    default_kwargs: DatasetDict | None = None,
+    *,
+    parent_dataset: Dataset | None = None,
+) -> Dataset:
+    """
+    Create a dataset.
+
+    :param kwargs: dict with "class" and its constructor arguments; or a function that returns one; or a Python dict
+        literal as str; or ``"config:NAME"``, a global of the config; or a Dataset, which is returned as is
+    :param extra_kwargs: override those of the dict
+    :param default_kwargs: fill in where the dict has no entry
+    :param parent_dataset: seed offset and shard are taken from there, where the dict has no entry
+    :return: constructed, not initialised: call ``init_seq_order(epoch=...)``
+    :raises DatasetError: no, unknown or wrong class
+    """
+    if isinstance(kwargs, _dataset_base()):
+        return kwargs
+    if not kwargs:
+        raise DatasetError(f"init_dataset: expected a dataset dict with a 'class', got {kwargs!r}.")
+    if callable(kwargs):
+        return init_dataset(kwargs(), extra_kwargs, default_kwargs, parent_dataset=parent_dataset)
+    if isinstance(kwargs, str):
+        return init_dataset(_from_str(kwargs), extra_kwargs, default_kwargs, parent_dataset=parent_dataset)
+    if not isinstance(kwargs, Mapping):
+        raise DatasetError(f"init_dataset: expected a dataset dict, got {kwargs!r} ({type(kwargs).__name__}).")
+    opts = dict(kwargs)
+    if parent_dataset is not None:
+        opts = extend_dataset_dict_from_parent_dataset(opts, parent_dataset)
+    for key, value in (default_kwargs or {}).items():
+        opts.setdefault(key, value)
+    opts.update(extra_kwargs or {})
+    if "class" not in opts:
+        raise DatasetError(f"dataset dict without 'class': {kwargs!r}. Add e.g. 'class': 'HDFDataset'.")
+    class_name = opts.pop("class")
+    cls = get_dataset_class(class_name)
+    if cls is None:
+        raise _unknown_class(class_name, opts.get("name"))
+    dataset = cls(**opts)
+    print(f"Created Dataset {dataset.name}", file=log.v4)
+    print("  input:", dataset.num_inputs, file=log.v2)
+    print("  output:", dataset.num_outputs, file=log.v2)
+    print(f"  {dataset.len_info(fast=True) if _takes_fast(dataset) else dataset.len_info()}", file=log.v2)
+    return dataset
+
+
+def _takes_fast(dataset: Dataset) -> bool:
+    code = getattr(type(dataset).len_info, "__code__", None)
+    return code is not None and "fast" in code.co_varnames
+
+
+def _from_str(text: str) -> Any:
+    """:return: what the string stands for. Any: anything that init_dataset accepts"""
+    if text.startswith("{"):
+        try:
+            return parse_literal(text)
+        except LiteralError as exc:
+            raise DatasetError(f"dataset given as str is no Python dict literal: {exc} Give the dict itself.") from exc
+    if text.startswith("config:"):
+        return _from_config(text[len("config:") :])
+    raise ConfigError(
+        f"Defining datasets via string is no longer allowed: {text!r}. Give a dict, e.g. {{'class': 'HDFDataset', ...}}."
+    )
+
+
+def _from_config(name: str) -> Any:
+    if not name.isidentifier():
+        raise ConfigError(
+            f"dataset 'config:{name}': expected the name of a global of the config. Expressions are not evaluated: "
+            "assign it to a name in the config, and give that."
+        )
+    if not has_config(name):
+        raise ConfigError(f"dataset 'config:{name}': the config has no global {name!r}. Define it there.")
+    return config_value(name)
+
+
+def init_dataset_via_str(config_str: str, config: Config | None = None, **kwargs: Any) -> Dataset:
+    """
+    Create a dataset from one of the string forms of command lines.
+
+    :param config_str: ``"config:NAME"``; a dict literal; ``"ClassName:opt=literal,..."``;
+        or HDF files separated by commas
+    :param config: ignored, as everything is in the string; for compatibility
+    :param kwargs: further constructor arguments. Any: each has its own type
+    """
+    if config_str.startswith(("{", "config:")):
+        return init_dataset(config_str, extra_kwargs=kwargs)
+    class_name, colon, args = config_str.partition(":")
+    if colon and (class_name in DATASET_CLASS_MODULES or class_name in _NOT_YET or class_name in _REFUSED):
+        try:
+            opts = parse_literal("dict(%s)" % args, constructors={"dict": dict}) if args else {}
+        except LiteralError as exc:
+            raise DatasetError(f"dataset {config_str!r}: options must be literals: {exc}") from exc
+        return init_dataset({"class": class_name, **opts}, extra_kwargs=kwargs)
+    return init_dataset({"class": "HDFDataset", "files": config_str.split(","), **kwargs})
+
+
+def extend_dataset_dict_from_parent_dataset(dataset_dict: DatasetDict, parent_dataset: Dataset | None) -> dict[str, Any]:
+    """
+    :param dataset_dict: not changed
+    :param parent_dataset: None: nothing is added
+    :return: copy, with the parent's ``random_seed_offset``, ``_num_shards`` and ``_shard_index`` as defaults
+    """
+    result = dict(dataset_dict)
+    if parent_dataset is not None:
+        for key in ("random_seed_offset", "_num_shards", "_shard_index"):
+            result.setdefault(key, getattr(parent_dataset, key))
+    return result

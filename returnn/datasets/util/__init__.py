@@ -1,0 +1,1 @@
+"""Helpers of datasets: vocabularies, strings, HDF writing."""
