@@ -1,0 +1,167 @@
+"""
+Uncaught exceptions as text: a short report that ends with the sentence goes to stderr, the long dump to the log.
+
+The long dump (all threads, local variables) is made by :mod:`returnn.util.debug`. It goes to the log files, and to stdout
+only at verbosity 5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import linecache
+import logging
+import os
+import sys
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+
+from returnn._state import state
+from returnn.errors import UserError
+from returnn.log import StdoutHandler, log
+
+__all__ = ["sentence", "short_report", "report", "install", "ignore_broken_pipe"]
+
+_PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARY_DIRS = tuple(
+    os.path.abspath(path) + os.sep
+    for path in {sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+#: Writes the long dump of an exception to a stream.
+Dump = Callable[[BaseException, io.TextIOBase], None]
+
+
+def sentence(exc: BaseException) -> str:
+    """
+    :param exc:
+    :return: class and text, e.g. ``ConfigError: option "batch_size" is invalid: ...``; the last line that a user sees
+    """
+    if isinstance(exc, UserError):
+        return f"{type(exc).__name__}: {exc}"
+    return "".join(traceback.format_exception_only(type(exc), exc)).rstrip("\n")
+
+
+def short_report(exc: BaseException) -> str:
+    """
+    :param exc:
+    :return: for a mistake of the user the sentence, after the place in the user's own code if it passed through that;
+        for other exceptions a traceback, from the first place in the user's code on if there is one, then the sentence
+    """
+    frames = list(traceback.extract_tb(exc.__traceback__))
+    user_frames = [f for f in frames if _is_user_file(f.filename)]
+    if isinstance(exc, UserError):
+        place = ""
+        if user_frames and not isinstance(exc.__cause__, SyntaxError):
+            frame = user_frames[-1]
+            place = f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n'
+            line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
+            place += f"    {line}\n" if line else ""
+        return place + sentence(exc) + "\n"
+    if not user_frames:
+        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    first = frames.index(user_frames[0])
+    text = ""
+    if exc.__cause__ is not None and not exc.__suppress_context__ or exc.__cause__ is not None:
+        text += short_report(exc.__cause__)
+        text += "\nThe above exception was the direct cause of the following exception:\n\n"
+    text += "Traceback (most recent call last):\n"
+    if first:
+        text += f"  ... ({first} calls inside of returnn)\n"
+    text += "".join(traceback.format_list(frames[first:]))
+    return text + sentence(exc) + "\n"
+
+
+def report(exc: BaseException, *, dump: Dump | None = None) -> None:
+    """
+    Write the dump to the log and then the short report to stderr, so that the sentence is the last that is seen.
+
+    :param exc:
+    :param dump: writes the long dump; None: only the full traceback goes to the log
+    """
+    with contextlib.suppress(Exception):  # a broken log or dump must not hide the error itself
+        _log_dump(exc, dump)
+    ignore_broken_pipe(sys.stdout)
+    try:
+        sys.stderr.write(short_report(exc))
+        sys.stderr.flush()
+    except (BrokenPipeError, ValueError):  # nobody reads, or it is closed
+        ignore_broken_pipe(sys.stderr)
+
+
+def _log_dump(exc: BaseException, dump: Dump | None) -> None:
+    handlers = [h for h in logging.getLogger("returnn").handlers if _wants_dump(h)]
+    if not handlers or not log.initialized:
+        return
+    buffer = io.StringIO()
+    if dump is not None:
+        dump(exc, buffer)
+    else:
+        buffer.writelines(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    text = buffer.getvalue().rstrip("\n")
+    record = logging.LogRecord("returnn", logging.ERROR, __file__, 0, "%s", (text,), None)
+    end = logging.LogRecord("returnn", logging.ERROR, __file__, 0, "%s", (sentence(exc),), None)
+    for handler in handlers:
+        handler.handle(record)
+        if dump is not None and not isinstance(handler, StdoutHandler):
+            handler.handle(end)
+
+
+def _wants_dump(handler: logging.Handler) -> bool:
+    """:return: True for files and pipes; for stdout only if it also gets the lines of log.v5"""
+    return not isinstance(handler, StdoutHandler) or handler.level <= logging.DEBUG
+
+
+def _is_user_file(filename: str) -> bool:
+    """:return: whether it is neither ours nor of a library"""
+    if filename.startswith("<"):
+        return filename == "<config string>"
+    path = os.path.abspath(filename)
+    if (
+        os.path.basename(path) == "rnn.py"
+        and os.path.dirname(path) + os.sep == os.path.dirname(_PACKAGE_DIR.rstrip(os.sep)) + os.sep
+    ):
+        return False
+    return not path.startswith((_PACKAGE_DIR, *_LIBRARY_DIRS)) and "site-packages" not in path
+
+
+def install(dump: Dump | None = None) -> None:
+    """
+    Make :func:`report` what happens to uncaught exceptions of the main thread.
+
+    :param dump: see there
+    """
+
+    def hook(exc_type: type[BaseException], exc: BaseException, tb: TracebackType | None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            state.quitting = True
+        if isinstance(exc, KeyboardInterrupt):
+            with contextlib.suppress(OSError, ValueError):
+                print("KeyboardInterrupt", file=sys.stderr)
+            return
+        report(exc.with_traceback(tb), dump=dump)
+
+    sys.excepthook = hook
+
+
+def ignore_broken_pipe(stream: io.TextIOBase | object) -> bool:
+    """
+    Flush; if the reader is gone, let all further output go nowhere, so that the interpreter does not complain at its end.
+
+    :param stream: sys.stdout or sys.stderr
+    :return: whether the reader is gone
+    """
+    try:
+        stream.flush()  # type: ignore[attr-defined]
+    except (BrokenPipeError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())  # type: ignore[attr-defined]
+            os.close(devnull)
+        return True
+    except AttributeError:  # no stream at all, e.g. under pythonw
+        return False
+    return False

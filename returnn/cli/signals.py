@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: unwind once, in order, whatever comes after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["Terminated", "SignalHandling", "EXIT_CODE_TERMINATED", "EXIT_CODE_INTERRUPTED"]
+
+EXIT_CODE_TERMINATED = 128 + signal.SIGTERM
+#: As after any error: job schedulers of client code expect it.
+EXIT_CODE_INTERRUPTED = 1
+#: A second Ctrl-C that follows so fast belongs to the first.
+_SAME_INTERRUPT_SECS = 2.0
+#: After SIGTERM, the time to unwind before the process ends in any case.
+_UNWIND_LIMIT_SECS = 20
+
+
+class Terminated(SystemExit):
+    """Raised in the main thread by SIGTERM, so that everything unwinds as at a normal exit."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE_TERMINATED)
+
+
+class SignalHandling:
+    """
+    Context manager around a whole run.
+
+    - Ctrl-C raises KeyboardInterrupt. A second one right after it is ignored, since it would interrupt the clean-up;
+      while ending (:meth:`ending`) each is ignored, but the third in all ends the process at once.
+    - SIGTERM raises :class:`Terminated`; a second one ends the process at once.
+
+    Does nothing outside of the main thread. Handlers that someone else installed are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._saved: dict[int, Any] = {}  # Any: what signal.signal returns
+        self._num_interrupts = 0
+        self._last_interrupt = float("-inf")
+        self._ending = False
+
+    def __enter__(self) -> SignalHandling:
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._saved[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self._saved[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_terminate)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(exc, (KeyboardInterrupt, Terminated)) or self._ending:
+            return  # the process ends now: a default handler would let a late signal spoil that
+        for signum, handler in self._saved.items():
+            signal.signal(signum, handler)
+
+    def ending(self) -> None:
+        """From now on the process only cleans up and ends."""
+        self._ending = True
+
+    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        same = now - self._last_interrupt < _SAME_INTERRUPT_SECS
+        self._last_interrupt = now
+        self._num_interrupts += 1
+        if self._ending and self._num_interrupts >= 3:
+            os._exit(EXIT_CODE_INTERRUPTED)
+        if self._ending or same:
+            return
+        raise KeyboardInterrupt
+
+    def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._ending = True
+        if hasattr(signal, "alarm"):  # the default action of its signal ends the process, also if Python code hangs
+            signal.alarm(_UNWIND_LIMIT_SECS)
+        raise Terminated
+
+
+def end_children(timeout_secs: float = 5.0) -> None:
+    """
+    End all processes that this one started through multiprocessing, and wait for them.
+
+    :param timeout_secs: after that, those still alive are killed
+    """
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None:  # then there are none
+        return
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + timeout_secs
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+        if child.is_alive():
+            child.kill()
+            child.join(1.0)

@@ -1,0 +1,314 @@
+"""Compares the names that a config sets with the registry: likely typos, options without effect, options not supported."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import os
+import types
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import returnn.options.sections  # noqa: F401  # declares all options
+from returnn.cli_syntax import parse_override
+from returnn.errors import ConfigError, NotSupportedError
+from returnn.log import log
+from returnn.options.registry import Option, all_options, closest_names, lookup, options_read
+
+if TYPE_CHECKING:
+    from returnn.config import Config
+
+__all__ = [
+    "Problem",
+    "find_problems",
+    "options_without_effect",
+    "report_options",
+    "unread_options",
+    "report_unread_options",
+    "unread_command_line_keys",
+]
+
+Kind = Literal["typo", "later", "refused"]
+#: Keys that the loader itself puts into the namespace of the config.
+_OWN_NAMES = ("config",)
+#: Methods of Config whose first argument is the name of an option.
+_GETTERS = (
+    *(
+        "has",
+        "is_typed",
+        "is_of_type",
+        "get_of_type",
+        "is_true",
+        "value",
+        "typed_value",
+        "opt_typed_value",
+        "int",
+        "bool",
+    ),
+    *("bool_or_other", "float", "list", "int_list", "float_list", "int_pair", "get", "pop", "setdefault"),
+)
+_SIMPLE_TYPES = (bool, int, float, str, dict, list, tuple, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One option that does not do what the user may think."""
+
+    name: str
+    kind: Kind
+    text: str  # one or two sentences
+
+
+def report_options(config: Config, task: str) -> None:
+    """
+    Check all names of the loaded config, before anything expensive happens. Warnings go to ``log.v1``,
+    the options of other tasks are named in one line at ``log.v3``.
+
+    :param config: after loading, with the overrides of the command line
+    :param task: the task that will run
+    :raises NotSupportedError: an option is set which will not be supported, and the run would not be what the config asks for
+    :raises ConfigError: ``strict_config`` is set and there is any problem; names all of them
+    """
+    problems = find_problems(config)
+    if config.is_true("strict_config") and problems:
+        raise ConfigError(_joined("strict_config is set, and the config has", problems))
+    for problem in problems:
+        if problem.kind != "refused":
+            print("WARNING:", problem.text, file=log.v1)
+    refused = [p for p in problems if p.kind == "refused"]
+    if refused:
+        raise NotSupportedError(refused[0].text if len(refused) == 1 else _joined("the config has", refused))
+    without_effect = options_without_effect(config, task)
+    if without_effect:
+        print(f"Options without effect in the task {task}:", ", ".join(without_effect), file=log.v3)
+
+
+def find_problems(config: Config) -> list[Problem]:
+    """
+    :param config:
+    :return: all problems, in the order of the names in the config
+    """
+    problems = []
+    usage = _Usage.of(config)
+    for name, value, where in _given(config):
+        option = lookup(name)
+        if option is None:
+            problem = _check_unknown(name, value, where, usage)
+        else:
+            problem = _check_known(option, name, value, where, usage)
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def options_without_effect(config: Config, task: str) -> list[str]:
+    """
+    :param config:
+    :param task:
+    :return: given options that only act in other tasks than this one. Empty for tasks that run functions of the user
+    """
+    if ":" in task:
+        return []
+    names = []
+    for name, _, _ in _given(config):
+        option = lookup(name)
+        if option is not None and option.status == "supported" and option.tasks and task not in option.tasks:
+            names.append(name)
+    return sorted(names)
+
+
+def unread_options(config: Config, task: str) -> list[str]:
+    """
+    To be called when the engine has been initialised, so that all sections have been read.
+
+    :param config:
+    :param task:
+    :return: given options that should act in this task, but that nobody has read
+    """
+    read = options_read(config) | _names_read_directly(config)
+    usage = _Usage.of(config)
+    names = []
+    for name, _, _ in _given(config):
+        option = lookup(name)
+        if option is None or option.status != "supported" or (option.tasks and task not in option.tasks):
+            continue
+        if name not in read and name not in usage.anywhere:
+            names.append(name)
+    return sorted(names)
+
+
+def report_unread_options(config: Config, task: str) -> None:
+    """
+    Name the options of :func:`unread_options` in one line at ``log.v2``.
+
+    :param config:
+    :param task:
+    :raises ConfigError: there are any, and ``strict_config`` is set
+    """
+    names = unread_options(config, task)
+    if not names:
+        return
+    text = f"options that are set, but that nothing reads in this run: {', '.join(names)}"
+    if config.is_true("strict_config"):
+        raise ConfigError(f"strict_config is set, and there are {text}. Remove them.")
+    print("Note:", text, file=log.v2)
+
+
+def unread_command_line_keys(config: Config) -> list[str]:
+    """
+    :param config: at the end of the run
+    :return: keys given as ``++key value`` which the config does not define, and nobody has read
+    """
+    read = options_read(config) | _names_read_directly(config)
+    usage = _Usage.of(config)
+    return sorted(
+        name for name in config.dict if lookup(name) is None and name not in read and name not in usage.anywhere
+    )
+
+
+def _given(config: Config) -> Iterable[tuple[str, Any, str]]:  # Any: raw option value
+    """:return: name, value, and where it was set, of each name that may be meant as an option"""
+    files = ", ".join(os.path.basename(f) for f in dict.fromkeys(config.files)) or "the config"
+    for name, value in list(config.typed_dict.items()):
+        if not isinstance(name, str) or name in _OWN_NAMES or (name.startswith("__") and name.endswith("__")):
+            continue
+        yield name, value, files
+    for name, value in list(config.dict.items()):
+        if name not in config.typed_dict:
+            # Not through a getter, since that would count as a use of the option.
+            yield name, parse_override(",".join(value), ...)[1], "the command line"
+
+
+def _check_unknown(name: str, value: object, where: str, usage: _Usage) -> Problem | None:
+    if name.startswith(("_", "debug_")) or not isinstance(value, _SIMPLE_TYPES) or name in usage.anywhere:
+        return None
+    similar = closest_names(name, _suggestions())
+    if not similar:
+        return None
+    return Problem(
+        name,
+        "typo",
+        f'unknown option "{name}" in {where}: did you mean "{similar[0]}"? '
+        'Nothing uses this name. Rename it, or start it with "_" if it is a name of your own.',
+    )
+
+
+def _check_known(option: Option, name: str, value: object, where: str, usage: _Usage) -> Problem | None:
+    if option.status not in ("later", "refused") or not _is_set(value, option.default) or name in usage.in_functions:
+        return None
+    instead = option.instead.rstrip(".") + "." if option.instead else ""
+    if option.status == "refused":
+        return Problem(name, "refused", f'option "{name}" (in {where}) is not supported. {instead}'.rstrip())
+    if name in usage.anywhere:  # a name of the user's own, e.g. hidden_size for the model
+        return None
+    return Problem(name, "later", f'option "{name}" (in {where}) has no effect here. {instead}'.rstrip())
+
+
+def _is_set(value: object, default: object) -> bool:
+    """:return: whether the value asks for something"""
+    if value is None or value is False or (isinstance(value, str) and value.lower() in ("", "false", "none")):
+        return False
+    try:
+        return bool(value != default)
+    except Exception:  # arrays: comparing gives no single truth value
+        return True
+
+
+@functools.cache
+def _suggestions() -> tuple[str, ...]:
+    # Names that are accepted without effect are no good answer to a typo.
+    return tuple(
+        name for option in all_options() if option.status != "ignored" for name in (option.name, *option.aliases)
+    )
+
+
+def _joined(start: str, problems: list[Problem]) -> str:
+    lines = "".join(f"\n  - {p.text}" for p in problems)
+    return f"{start} {len(problems)} problem{'s' if len(problems) > 1 else ''}:{lines}"
+
+
+def _names_read_directly(config: Config) -> set[str]:
+    """:return: names that were asked from the config object itself, e.g. by a custom engine"""
+    names: Iterable[str] = config.__dict__.get("_names_read", ())
+    return set(names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Usage:
+    """Names that the code of the config uses, so that they may be the user's own."""
+
+    in_functions: frozenset[str]  # globals and strings in functions and classes that the config defines
+    anywhere: frozenset[str]  # these, and names that the source of the config reads
+
+    @classmethod
+    def of(cls, config: Config) -> _Usage:
+        """:return: usage of names in all code of the config"""
+        in_functions: set[str] = set()
+        seen: set[int] = set()
+        for name, value in list(config.typed_dict.items()):
+            if name != "__builtins__":
+                _collect_names(value, config.typed_dict, in_functions, seen)
+        in_source: set[str] = set()
+        for filename in dict.fromkeys(config.files):
+            in_source |= _names_in_source(filename)
+        return cls(frozenset(in_functions), frozenset(in_functions | in_source))
+
+
+def _collect_names(obj: object, namespace: Mapping[str, object], names: set[str], seen: set[int]) -> None:
+    """Add the global names and strings of all code that obj consists of and that was defined in this namespace."""
+    if id(obj) in seen or isinstance(obj, (str, bytes, int, float, types.ModuleType)):
+        return
+    seen.add(id(obj))
+    if isinstance(obj, types.FunctionType):
+        if obj.__globals__ is namespace:
+            _collect_names_of_code(obj.__code__, names)
+            for cell in obj.__closure__ or ():
+                try:
+                    _collect_names(cell.cell_contents, namespace, names, seen)
+                except ValueError:  # empty cell
+                    continue
+    elif isinstance(obj, functools.partial):
+        for part in (obj.func, obj.args, obj.keywords):
+            _collect_names(part, namespace, names, seen)
+    elif isinstance(obj, (staticmethod, classmethod)):
+        _collect_names(obj.__func__, namespace, names, seen)
+    elif isinstance(obj, property):
+        for part in (obj.fget, obj.fset, obj.fdel):
+            _collect_names(part, namespace, names, seen)
+    elif isinstance(obj, type):
+        if obj.__module__ == namespace.get("__name__"):
+            for part in vars(obj).values():
+                _collect_names(part, namespace, names, seen)
+    elif isinstance(obj, dict):
+        for part in obj.values():
+            _collect_names(part, namespace, names, seen)
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        for part in obj:
+            _collect_names(part, namespace, names, seen)
+
+
+def _collect_names_of_code(code: types.CodeType, names: set[str]) -> None:
+    names.update(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            _collect_names_of_code(const, names)
+        elif isinstance(const, str) and const.isidentifier():  # maybe config.typed_value("name")
+            names.add(const)
+
+
+def _names_in_source(filename: str) -> set[str]:
+    """:return: names that the source of a Python config reads, directly or through the config object"""
+    try:
+        with open(filename, encoding="utf8", errors="replace") as f:
+            tree = ast.parse(f.read().strip() + "\n")
+    except (OSError, SyntaxError, ValueError):  # gone meanwhile, or not Python (json, line format)
+        return set()
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Load, ast.Del)):
+            names.add(node.id)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GETTERS:
+            if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+                names.add(node.args[0].value)
+    return names
