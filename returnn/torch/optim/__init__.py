@@ -1,0 +1,1 @@
+"""Parts of the updater: optimizer classes, parameter groups, gradient handling, optimizer state."""
