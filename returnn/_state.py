@@ -24,6 +24,8 @@ class ProcessState:
 
     # Set by returnn.config.set_global_config. Read by returnn.config.get_global_config.
     global_config: Config | None = None
+    # Set by Config.load_file while it runs a config. Read by the module __returnn_config__ only.
+    loading_config: Config | None = None
     # Set by the engine around each step through returnn.frontend.run_ctx.init_*_run_ctx. Read by get_run_ctx.
     # Any: the class lives in a higher layer.
     run_ctx: Any = None
@@ -38,6 +40,10 @@ class ProcessState:
     num_workers: int = 0
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
     quitting: bool = False
+    # Texts of the warnings which are shown only once per process. Used by returnn.log and BehaviorVersion.
+    shown_warnings: set[str] = dataclasses.field(default_factory=set)
+    # What the cache manager gave for each file name. Used by returnn.util.cache_manager.
+    cached_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 state = ProcessState()
