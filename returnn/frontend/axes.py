@@ -28,7 +28,19 @@ def resolve_dims(tensor: torch.Tensor, dims: Sequence[AxisSpec] | None, *, name:
     if dims is None:
         if tensor.ndim == 0:
             return ()
-        return (batch_dim, *(Dim(int(n), name=f"{name}_dim{i + 1}") for i, n in enumerate(tensor.shape[1:])))
+        last = tensor.ndim - 1
+        return (
+            batch_dim,
+            *(
+                # kind: what the axis most likely is. [B,T,F] has a feature axis, [B,T] has none.
+                Dim(
+                    int(tensor.shape[axis]),
+                    name=f"{name}_dim{axis}",
+                    kind=Dim.Types.Feature if axis == last and axis > 1 else Dim.Types.Spatial,
+                )
+                for axis in range(1, tensor.ndim)
+            ),
+        )
     if len(dims) != tensor.ndim:
         raise ModelError(
             f"{name!r}: the tensor of shape {tuple(tensor.shape)} has {tensor.ndim} axes, but dims has {len(dims)} "
@@ -57,7 +69,7 @@ def _resolve_axis(tensor: torch.Tensor, axis: int, entry: AxisSpec, *, is_batch:
     if isinstance(entry, int):
         if entry != size:
             raise ModelError(f"{name!r}: axis {axis} has size {size}, but dims says {entry}.")
-        return batch_dim if is_batch else Dim(entry, name=f"{name}_dim{axis}")
+        return batch_dim if is_batch else Dim(entry, name=f"{name}_dim{axis}", kind=Dim.Types.Feature)
     if entry.size is not None and entry.size != size:
         raise ModelError(f"{name!r}: axis {axis} has size {size}, but {entry} is static.")
     return entry

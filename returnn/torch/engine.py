@@ -1,0 +1,678 @@
+"""
+The torch engine: what happens when.
+
+Training, per epoch::
+
+    init_train_epoch      learning rate
+    train_epoch           for each batch: run_train_step (move, train_step, total loss, update), report
+                          scores -> learning-rate file; model and optimizer -> checkpoint
+    eval_model            each eval dataset the same without update
+    cleanup_old_models
+
+The methods, their signatures and the private attribute names are API: custom engines override and read them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from returnn.config import Config
+from returnn.datasets.basic import Dataset
+from returnn.engine.base import EngineBase
+from returnn.engine.losses import LossAccumulator
+from returnn.engine.model_files import existing_models, optimizer_filename
+from returnn.engine.report import PassReport, format_losses, step_line, with_first_batch_notice
+from returnn.errors import CheckpointError, DatasetError, NonFiniteLossError
+from returnn.forward_iface import ForwardCallbackIface
+from returnn.frontend.run_ctx import Loss, RunCtx, init_forward_step_run_ctx, init_train_step_run_ctx
+from returnn.log import log
+from returnn.options.batching import BatchingOptions
+from returnn.options.checkpoint import CheckpointOptions
+from returnn.options.loader import LoaderOptions
+from returnn.options.model import ModelOptions
+from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
+from returnn.options.training import EngineOptions, ForwardOutputOptions
+from returnn.torch.context import get_run_ctx
+from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
+from returnn.torch.device import choose_device, device_memory_text, move_to_device
+from returnn.torch.errors_context import error_context
+from returnn.torch.forward_output import HdfOutputWriter
+from returnn.torch.model_state import build_model, save_model_checkpoint
+from returnn.torch.optim.factory import check_optimizer_options
+from returnn.torch.precision import Autocast, FullPrecision, Precision
+from returnn.torch.restart import RestartState, isolated_rng, missing_evals
+from returnn.torch.start_report import print_start
+from returnn.torch.updater import Updater
+from returnn.torch.user_functions import UserFunction
+
+__all__ = ["Engine", "ForwardCallbackIface"]
+
+#: One raw batch: torch tensors and lists by key.
+RawBatch = dict[str, Any]
+
+
+class Engine(EngineBase):
+    """Trains, evaluates and forwards a torch module. One instance per process."""
+
+    FILE_POSTFIX = ".pt"
+
+    def __init__(self, config: Config | None = None):
+        """
+        :param config: None: the global config
+        :raises ConfigError: the device is not available
+        """
+        super().__init__(config)
+        self._options = EngineOptions.from_config(self.config)
+        self._device: str = choose_device(self._options.device)
+        self._mp_manager: None = None  # kept for client code; nothing needs a manager process
+        self._epoch_mp_shared = EpochSource()
+
+        self._train_dataloader: Loader | None = None
+        self._forward_dataloader: Loader | None = None
+        self._eval_dataloaders: dict[str, Loader] = {}
+
+        self._start_epoch: int | None = None
+        self._final_epoch: int | None = None
+        self._model: torch.nn.Module | None = None
+        self._train_step = 0  # number of training steps done, over all epochs
+        self._train_step_func: UserFunction | None = None
+        self._forward_step_func: UserFunction | None = None
+        self._save_model_epoch_interval = 1
+        self._updater: Any = None  # Updater; custom engines put what they like here
+        self._amp_dtype: torch.dtype | None = None
+        self._precision: Precision = FullPrecision()
+        self._forward_epoch: int | None = None
+        self._restart = RestartState()
+        self.time_since_last_step: float | None = None
+
+    # ---- set-up -----------------------------------------------------------------------------------------------------
+
+    def init_train(
+        self, train_data: Dataset | Mapping[str, Any] | None = None, dev_data: Dataset | Mapping[str, Any] | None = None
+    ) -> None:
+        """
+        Prepare training: datasets, loaders, model, optimizer, from scratch or from a checkpoint.
+
+        :param train_data: None: config option ``train``
+        :param dev_data: None: config option ``dev``
+        :raises UserError: what is wrong with config, data or checkpoint
+        """
+        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"))
+        check_optimizer_options(read_optimizer(self.config))
+        OptimizerOptions.from_config(self.config)
+        super().init_train(train_data, dev_data)
+        assert self.train_dataset is not None
+        self._train_dataloader = self._create_data_loader(self.train_dataset)
+        self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
+
+        start = self.get_start_point(self.config)
+        self._start_epoch = start.train_start_epoch
+        self._final_epoch = self.config_get_final_epoch(self.config)
+        print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
+        self._load_model(epoch=self._start_epoch, filename=start.filename)
+        self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
+
+        self._set_precision()
+        self._updater = Updater(
+            config=self.config,
+            network=self._model,
+            device=self._device,
+            initial_learning_rate=self.learning_rate,
+        )
+        self._updater.create_optimizer()
+        if self._amp_dtype is not None:
+            self._updater.create_grad_scaler()
+        if self._start_epoch > 1 and start.filename:
+            self._load_optimizer(self._start_epoch, filename=optimizer_filename(start.filename))
+        assert functions.train_step is not None
+        self._train_step_func = UserFunction(functions.train_step)
+
+    def init_forward(self, forward_data: Dataset | Mapping[str, Any] | None = None) -> None:
+        """
+        Prepare forwarding with the checkpoint of option ``load``.
+
+        :param forward_data: None: config option ``forward``
+        """
+        functions = ModelOptions.from_config(self.config, needed=("get_model", "forward_step"))
+        super().init_forward(forward_data)
+        assert self.forward_dataset is not None and functions.forward_step is not None
+        self._forward_dataloader = self._create_data_loader(self.forward_dataset)
+        start = self.get_start_point(self.config)
+        print_start(start, final_epoch=None, lr_control=None)
+        self._load_model(epoch=None, filename=start.filename)
+        if self._options.amp_in_forward:
+            self._set_precision()
+        self._forward_step_func = UserFunction(functions.forward_step)
+
+    def _set_precision(self) -> None:
+        amp = AmpOptions.from_config(self.config)
+        if amp is not None:
+            self._amp_dtype = getattr(torch, amp.dtype)
+            self._precision = Autocast(self._device, self._amp_dtype)
+
+    def _create_data_loader(self, dataset: Dataset) -> Loader:
+        """:return: batches of the dataset, by the options of the config"""
+        role: Role = "train"
+        name = "train"
+        if dataset is self.forward_dataset:
+            role, name = "forward", "forward"
+        for eval_name, eval_dataset in self.eval_datasets.items():
+            if dataset is eval_dataset:
+                role, name = "eval", eval_name
+        return create_loader(
+            dataset,
+            batching=BatchingOptions.from_config(self.config, role=role),
+            loader=LoaderOptions.from_config(self.config),
+            epoch_source=self._epoch_mp_shared,
+            name=name,
+            role=role,
+            seed=self._options.random_seed,
+        )
+
+    def _load_model(self, *, epoch: int | None, filename: str | None = None) -> None:
+        """
+        Create the model and load its parameters.
+
+        :param epoch: training: first epoch to train; else None: that of the checkpoint
+        :param filename: checkpoint without ``.pt``, or with any other suffix; None: random parameters
+        """
+        loaded = build_model(
+            config=self.config, engine=self, device=self._device, epoch=epoch, filename=filename, options=self._options
+        )
+        self._model = loaded.model
+        self._forward_epoch = loaded.epoch
+        # A continued training goes on counting; one that starts at epoch 1 with given weights counts from 0.
+        self._train_step = loaded.step if epoch is None or epoch > 1 else 0
+        self._restart = loaded.restart
+        if self.learning_rate_control is not None and epoch is not None and epoch > 1:
+            self._restart.restore_learning_rates(self.learning_rate_control)
+
+    def _load_optimizer(self, epoch: int, filename: str | None = None) -> None:
+        """
+        :param epoch: first epoch to train
+        :param filename: None: that of the epoch before
+        :raises CheckpointError: it is missing, and the config does not allow that; or it does not fit
+        """
+        if filename is None:
+            filename = optimizer_filename(self.get_epoch_model_filename(epoch - 1))
+        if not os.path.exists(filename):
+            if not CheckpointOptions.from_config(self.config).allow_missing_optimizer:
+                raise CheckpointError(
+                    f"Optimizer file {filename} not found and allow_missing_optimizer_checkpoint is False. "
+                    "Set it to True to go on with a fresh optimizer."
+                )
+            print(f"Warning: optimizer file {filename} not found, going on with a fresh optimizer.", file=log.v1)
+            return
+        self._updater.load_optimizer(filename)
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train all epochs that are left."""
+        assert self._start_epoch is not None and self._final_epoch is not None, "call init_train first"
+        print(f"Starting training at epoch {self._start_epoch}.", file=log.v3)
+        try:
+            self._check_epoch_missing_eval()
+            self.epoch = self._start_epoch
+            self._epoch_mp_shared.value = self.epoch
+            while self.epoch <= self._final_epoch:
+                self.init_train_epoch()
+                self.train_epoch()
+                self.epoch += 1
+                self._epoch_mp_shared.value = self.epoch
+        finally:
+            self.close_loaders()
+        print(f"Finished training at epoch {self.epoch}.", file=log.v3)
+
+    def init_train_epoch(self) -> None:
+        """Set the learning rate of this epoch."""
+        assert self.learning_rate_control is not None
+        self.learning_rate = self.learning_rate_control.get_learning_rate_for_epoch(self.epoch)
+        if isinstance(self._updater, Updater):
+            self._updater.set_learning_rate(self.learning_rate)
+
+    def train_epoch(self) -> None:
+        """Train one epoch, store scores and checkpoint, evaluate, clean up."""
+        assert self._model is not None and self._train_dataloader is not None
+        print(f"start {self.get_epoch_str()} with learning rate {self.learning_rate} ...", file=log.v4)
+        self._model.train()
+        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch)
+        losses = LossAccumulator()
+        start = time.time()
+        with self._pass_report("train", self._train_dataloader) as report:
+            for step_idx, (data, run_ctx) in enumerate(self._steps(iter(self._train_dataloader), name="train")):
+                step_start = time.time()
+                total_loss, loss_dict = self._call_run_train_step(data, run_ctx, step_idx)
+                losses.add(loss_dict, self._train_step)
+                self._report_step(report, step_idx, step_start, total_loss, losses)
+                self._train_step += 1
+            losses.fetch()
+            self._check_accumulated(losses)
+        print(f"Trained {losses.num_steps} steps, took {time.time() - start:.3f}s", file=log.v2)
+        self._finish_pass(report, losses, name="train")
+        if isinstance(self._updater, Updater):
+            self._updater.finish_epoch()
+        self._store_scores(losses.means())
+        if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
+            self.save_model()
+            self._save_optimizer()
+        self.eval_model()
+        if CheckpointOptions.from_config(self.config).cleanup:
+            self.cleanup_old_models()
+
+    def _call_run_train_step(
+        self, data: RawBatch, run_ctx: RunCtx, step_idx: int
+    ) -> tuple[torch.Tensor, dict[str, Loss]]:
+        # Custom engines written for the oldest versions have no step_idx.
+        if self._run_train_step_takes_step_idx:
+            return self.run_train_step(data, run_ctx, step_idx)
+        return self.run_train_step(data, run_ctx)  # type: ignore[call-arg]
+
+    @functools.cached_property
+    def _run_train_step_takes_step_idx(self) -> bool:
+        params = inspect.signature(self.run_train_step).parameters.values()
+        return any(p.name == "step_idx" or p.kind is p.VAR_POSITIONAL for p in params) or len(params) >= 3
+
+    def run_train_step(self, data: RawBatch, run_ctx: RunCtx, step_idx: int) -> tuple[torch.Tensor, dict[str, Loss]]:
+        """
+        One training step.
+
+        :param data: raw batch, anywhere
+        :param run_ctx: of this epoch, init_step was called
+        :param step_idx: within the epoch, from 0
+        :return: total loss (0-dim, to be minimised), losses by name
+        """
+        total_loss, losses = self._compute_losses(data, run_ctx)
+        if not self._loss_is_usable(losses, data):
+            self._updater.skip_step(step_idx)
+            return total_loss, losses
+        self._updater.step(total_loss, step_idx)
+        return total_loss, losses
+
+    def run_eval_step(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
+        """
+        One evaluation step: as run_train_step, without update.
+
+        :param data: raw batch, anywhere
+        :param run_ctx: init_step was called
+        """
+        return self._compute_losses(data, run_ctx)
+
+    def _compute_losses(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
+        assert self._train_step_func is not None, "train_step not defined"
+        with self._precision.context(), error_context(self, data):
+            self._train_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+        return run_ctx.total_loss(), run_ctx.losses
+
+    def move_data_to_device(self, data: RawBatch) -> RawBatch:
+        """:return: new dict with the tensors on the device of the model"""
+        return move_to_device(data, self._device)
+
+    def _loss_is_usable(self, losses: Mapping[str, Loss], data: RawBatch) -> bool:
+        """
+        On the CPU: check the losses before the weights change. On other devices the updater checks the gradients there,
+        and the losses are looked at when they are fetched, so that the loop does not wait for the device.
+        """
+        if torch.device(self._device).type != "cpu":
+            return True
+        bad = {name: float(x.loss) for name, x in losses.items() if not math.isfinite(x.loss.item())}
+        if not bad:
+            return True
+        if self._options.stop_on_nonfinite_train_score:
+            raise NonFiniteLossError(self._nonfinite_text(self._train_step, bad, data))
+        return False
+
+    def _nonfinite_text(self, step: int, losses: Mapping[str, float], data: RawBatch | None = None) -> str:
+        text = f"Inf/nan loss in epoch {self.epoch}, step {step}."
+        if losses:
+            text += " Losses: " + ", ".join(f"{k} {v}" for k, v in losses.items()) + "."
+        if data is not None and "seq_tag" in data:
+            tags = list(data["seq_tag"])
+            text += f" Sequences: {', '.join(map(str, tags[:10]))}{' ...' if len(tags) > 10 else ''}."
+        return text + (
+            " The weights were not changed by this step. Look at these sequences, lower the learning rate or clip "
+            "gradients; stop_on_nonfinite_train_score = False skips such steps."
+        )
+
+    def _check_nonfinite_train_score(
+        self, scores: Mapping[str, float], accumulated_scores: Mapping[str, float] | None = None
+    ) -> None:
+        """
+        :param scores: of one step
+        :param accumulated_scores: of the epoch so far; not needed
+        :raises NonFiniteLossError: one is inf or nan, and the config says stop_on_nonfinite_train_score
+        """
+        del accumulated_scores
+        bad = {k: v for k, v in scores.items() if not math.isfinite(v)}
+        if bad and self._options.stop_on_nonfinite_train_score:
+            print(self._nonfinite_text(self._train_step, bad), file=log.v1)
+            raise NonFiniteLossError(self._nonfinite_text(self._train_step, bad))
+
+    def _check_accumulated(self, losses: LossAccumulator) -> None:
+        if losses.nonfinite_steps and self._options.stop_on_nonfinite_train_score:
+            raise NonFiniteLossError(self._nonfinite_text(losses.nonfinite_steps[0], {}))
+
+    def _store_scores(self, scores: Mapping[str, float]) -> None:
+        assert self.learning_rate_control is not None
+        self.learning_rate_control.set_epoch_error(self.epoch, dict(scores))
+        if self._should_write_to_disk():
+            self.learning_rate_control.save()
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def eval_model(self, *, skip_already_evaluated: bool = False) -> None:
+        """
+        Evaluate all eval datasets, in order; store each one's scores at once.
+
+        :param skip_already_evaluated: leave out those that have scores of this epoch
+        """
+        assert self._model is not None
+        self._model.eval()
+        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
+        for name, loader in self._eval_dataloaders.items():
+            if skip_already_evaluated and self._is_dataset_evaluated(name):
+                loader.consume_rng()
+                continue
+            scores = self._eval_dataset(name, loader)
+            self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
+
+    def _eval_dataset(self, name: str, loader: Loader) -> dict[str, float]:
+        """:return: score by loss name"""
+        print(f"Evaluating dataset {name!r}'", file=log.v3)
+        losses = LossAccumulator()
+        start = time.time()
+        batches = iter(loader)  # draws random numbers as torch's DataLoader does
+        # The rest of the evaluation must not change the random numbers of the next epoch: a restart, which finds the
+        # epoch evaluated already, is the same as no interruption only then.
+        with torch.no_grad(), isolated_rng(self._device), self._pass_report(f"eval {name}", loader) as report:
+            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name=name)):
+                step_start = time.time()
+                total_loss, loss_dict = self.run_eval_step(data, run_ctx)
+                losses.add(loss_dict, self._train_step)
+                self._report_step(report, step_idx, step_start, total_loss, losses)
+            losses.fetch()
+        self._finish_pass(report, losses, name=name)
+        print(f"Finished evaluating {name} in {time.time() - start:.3}s", file=log.v3)
+        return losses.means()
+
+    def eval_task(self) -> None:
+        """
+        The task ``eval``: evaluate the checkpoint of option ``load``, or the newest one, on all eval datasets;
+        print the scores, and store them if the checkpoint is one of this training.
+        """
+        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"))
+        self.init_eval()
+        self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
+        start = self.get_start_point(self.config)
+        print_start(start, final_epoch=None, lr_control=None)
+        self._load_model(epoch=None, filename=start.filename)
+        self._set_precision()
+        assert functions.train_step is not None and self._model is not None
+        self._train_step_func = UserFunction(functions.train_step)
+        self.epoch = self._forward_epoch or 0
+        self._epoch_mp_shared.value = self.epoch
+        self._model.eval()
+        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
+        own_models = existing_models(CheckpointOptions.from_config(self.config).model).values()
+        own = self.epoch > 0 and start.filename is not None and any(
+            os.path.realpath(start.filename) == os.path.realpath(path) for path in own_models
+        )
+        try:
+            for name, loader in self._eval_dataloaders.items():
+                scores = self._eval_dataset(name, loader)
+                print(f"Epoch {self.epoch} evaluation: {name}: {format_losses(scores)}", file=log.v1)
+                if own:
+                    self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
+        finally:
+            self.close_loaders()
+        assert self.learning_rate_control is not None
+        if own and self.learning_rate_control.filename:
+            print(f"Scores stored in {self.learning_rate_control.filename}", file=log.v2)
+        else:
+            print(
+                "Scores not stored: the checkpoint is not one of option model, or there is no learning_rate_file.",
+                file=log.v3,
+            )
+
+    def _check_epoch_missing_eval(self) -> None:
+        """
+        At the start of a continued training: evaluate the last finished epoch on the eval datasets that have no scores
+        of it, and bring the random generators to where an uninterrupted run would have them.
+
+        :raises ConfigError: earlier epochs have no scores
+        """
+        assert self._start_epoch is not None and self.learning_rate_control is not None
+        last_epoch = self._start_epoch - 1
+        if last_epoch < 1:
+            return
+        for loader in (self._train_dataloader, *self._eval_dataloaders.values()):
+            if loader is not None:
+                loader.resumed = True
+        known = self._restart.restore_rng()
+        self.epoch = last_epoch
+        self._epoch_mp_shared.value = last_epoch
+        missing = missing_evals(
+            self.learning_rate_control, last_epoch=last_epoch, eval_names=list(self._eval_dataloaders)
+        )
+        if missing:
+            print(
+                f"Last epoch model not yet evaluated on {', '.join(missing)}. Doing that now.",
+                file=log.v3,
+            )
+            self.eval_model(skip_already_evaluated=True)
+        elif known:
+            for loader in self._eval_dataloaders.values():
+                loader.consume_rng()
+
+    # ---- forwarding -------------------------------------------------------------------------------------------------
+
+    def forward(self) -> None:
+        """Run forward_step over the forward dataset; hooks before and after share the run context with the steps."""
+        assert self._model is not None and self._forward_dataloader is not None
+        model_options = ModelOptions.from_config(self.config)
+        hooks = {
+            name: UserFunction(func, random_arg="__random_arg_%i")
+            for name in ("forward_init_hook", "forward_finish_hook")
+            if (func := getattr(model_options, name)) is not None
+        }
+        self._model.eval()
+        self.epoch = self._forward_epoch or 0
+        init_forward_step_run_ctx(device=self._device, engine=self, epoch=self._forward_epoch, step=self._train_step)
+        run_ctx = get_run_ctx()
+        print("Start Forwarding", file=log.v3)
+        output_opts = ForwardOutputOptions.from_config(self.config)
+        writer = None
+        if "forward_finish_hook" not in hooks:
+            writer = HdfOutputWriter(output_opts.output_file, override=output_opts.override)
+        start = time.time()
+        num_steps = 0
+        try:
+            with torch.no_grad(), self._pass_report("forward", self._forward_dataloader) as report:
+                if "forward_init_hook" in hooks:
+                    hooks["forward_init_hook"](run_ctx)
+                for step_idx, (data, _) in enumerate(self._steps(iter(self._forward_dataloader), name="forward")):
+                    step_start = time.time()
+                    self.run_forward_step(data, run_ctx)
+                    if writer is not None and run_ctx.outputs.data:
+                        writer.write(run_ctx.outputs, data["seq_tag"])
+                    self._report_step(report, step_idx, step_start, None, None)
+                    num_steps += 1
+                if not num_steps:
+                    raise DatasetError(self._no_data_text("forward", self._forward_dataloader))
+                if "forward_finish_hook" in hooks:
+                    hooks["forward_finish_hook"](run_ctx)
+                elif writer is not None:
+                    writer.close()
+        except BaseException:
+            if writer is not None:
+                writer.abort()
+            raise
+        finally:
+            self.close_loaders()
+        summary = report.summary()
+        if summary:
+            print(summary, file=log.v3)
+        print(f"Finished forwarding in {time.time() - start:.3}s", file=log.v3)
+
+    def run_forward_step(self, data: RawBatch, run_ctx: RunCtx) -> None:
+        """
+        One forward step; what it computes, user code keeps or marks on the context.
+
+        :param data: raw batch, anywhere
+        :param run_ctx: init_step was called
+        """
+        assert self._forward_step_func is not None, "forward_step not defined"
+        with self._precision.context(), error_context(self, data):
+            self._forward_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+
+    # ---- saving -----------------------------------------------------------------------------------------------------
+
+    def save_model(self) -> None:
+        """Write the checkpoint of the current epoch."""
+        assert self._model is not None
+        filename = self._checkpoint_filename()
+        if filename is None:
+            return
+        print(f"Save model under {filename}{self.FILE_POSTFIX}", file=log.v4)
+        save_model_checkpoint(
+            filename + self.FILE_POSTFIX,
+            self._model,
+            epoch=self.epoch,
+            step=self._train_step,
+            learning_rate=self.learning_rate,
+            restart=RestartState.capture(self.learning_rate_control),
+        )
+
+    def _save_optimizer(self) -> None:
+        """Write the optimizer state of the current epoch, and remove old ones."""
+        filename = self._checkpoint_filename()
+        if filename is None or self._updater is None:
+            return
+        opt_filename = optimizer_filename(filename)
+        self._updater.save_optimizer(opt_filename)
+        self._cleanup_optimizer_files()
+
+    def _checkpoint_filename(self) -> str | None:
+        """:return: path without suffix; None if nothing is to be written"""
+        if not self._should_write_to_disk():
+            return None
+        if not (self.model_filename or CheckpointOptions.from_config(self.config).model):
+            return None
+        return self.get_epoch_model_filename()
+
+    # ---- steps and reports ------------------------------------------------------------------------------------------
+
+    def _steps(self, batches: Iterable[RawBatch], *, name: str) -> Iterator[tuple[RawBatch, RunCtx]]:
+        """:return: batches, each with the run context at the start of its step"""
+        run_ctx = get_run_ctx()
+        for data in with_first_batch_notice(iter(batches), what=name):
+            run_ctx.init_step(self._train_step)
+            yield data, run_ctx
+
+    def _pass_report(self, what: str, loader: Loader) -> PassReport:
+        self.time_since_last_step = None
+        epoch = self._forward_epoch if what == "forward" else self.epoch
+        return PassReport(f"{what} epoch {epoch}", getattr(loader, "stats", None))
+
+    def _report_step(
+        self,
+        report: PassReport,
+        step: int,
+        step_start: float,
+        total_loss: torch.Tensor | None,
+        losses: LossAccumulator | None,
+    ) -> None:
+        if not report.wants_numbers:
+            report.step(None)
+            return
+        means = losses.last_step().means() if losses is not None else None
+        if losses is not None:
+            self._check_accumulated(losses)
+        report.step(means)
+        if log.verbose and log.verbose[5]:
+            self.print_step_info(report.prefix, step, step_start, total_loss, means, report=report)
+
+    def print_step_info(
+        self,
+        report_prefix: str,
+        step: int,
+        step_start_time: float,
+        total_loss: torch.Tensor | float | None = None,
+        loss_dict: Mapping[str, float] | None = None,
+        *,
+        report: PassReport | None = None,
+    ) -> None:
+        """
+        Log the step line (v5).
+
+        :param report_prefix: e.g. "train epoch 1"
+        :param step: within the epoch
+        :param step_start_time: time.time() at its start
+        :param total_loss: optimised value
+        :param loss_dict: value / norm factor by name
+        :param report: progress of the pass
+        """
+        now = time.time()
+        since = None if self.time_since_last_step is None else now - self.time_since_last_step
+        self.time_since_last_step = now
+        line = step_line(
+            report_prefix,
+            step,
+            step_secs=now - step_start_time,
+            secs_since_last_line=since,
+            device_memory=device_memory_text(self._device),
+            total_loss=None if total_loss is None else float(total_loss),
+            losses=loss_dict,
+        )
+        if report is not None:
+            report.line(line)
+        else:
+            print(line, file=log.v5)
+
+    @staticmethod
+    def format_loss_dict(loss_dict: Mapping[str, float]) -> str:
+        """:return: the losses as in the step line"""
+        return format_losses(loss_dict)
+
+    def _finish_pass(self, report: PassReport, losses: LossAccumulator, *, name: str) -> None:
+        """
+        :raises DatasetError: there was not a single step
+        """
+        loader = self._train_dataloader if name == "train" else self._eval_dataloaders.get(name)
+        if not losses.num_steps:
+            raise DatasetError(self._no_data_text(name, loader))
+        summary = report.summary()
+        if summary:
+            print(summary, file=log.v3)
+        if name == "train" and isinstance(self._updater, Updater) and self._updater.num_skipped_updates:
+            print(
+                f"Epoch {self.epoch}: {self._updater.num_skipped_updates} updates skipped because of inf/nan.",
+                file=log.v1,
+            )
+
+    def _no_data_text(self, name: str, loader: Loader | None) -> str:
+        dropped = loader.stats.dropped_text() if loader is not None and hasattr(loader, "stats") else None
+        text = f"No data in dataset {name!r}. " if name != "forward" else "No data in forward dataset. "
+        if dropped:
+            return (
+                text
+                + f"All sequences were dropped ({dropped}). Check min_seq_length, max_seq_length, chunking and batch_drop_last."
+            )
+        return (
+            text
+            + f"It has no sequences in epoch {self.epoch}. Check its files, seq_list_filter_file and partition_epoch."
+        )
+
+    def close_loaders(self) -> None:
+        """End all worker processes."""
+        for loader in (self._train_dataloader, *self._eval_dataloaders.values(), self._forward_dataloader):
+            if loader is not None and hasattr(loader, "close"):
+                loader.close()

@@ -1,0 +1,169 @@
+"""Building the model, filling it from a checkpoint, and writing its checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import returnn
+from returnn.config import Config
+from returnn.errors import CheckpointError, ModelError
+from returnn.frontend.run_ctx import init_load_run_ctx
+from returnn.log import log
+from returnn.options.checkpoint import CheckpointOptions
+from returnn.options.loading import LoadingOptions
+from returnn.options.model import ModelOptions, describe_function
+from returnn.options.training import EngineOptions
+from returnn.torch.checkpoint import (
+    find_checkpoint_file,
+    get_model_state,
+    load_file,
+    load_model_state,
+    save_file_atomic,
+)
+from returnn.torch.preload import preload_files
+from returnn.torch.restart import RestartState
+from returnn.torch.user_functions import UserFunction
+
+if TYPE_CHECKING:
+    from returnn.engine.base import EngineBase
+
+__all__ = ["LoadedModel", "build_model", "model_seed", "save_model_checkpoint"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, and what its checkpoint said."""
+
+    model: torch.nn.Module
+    epoch: int | None  # of the checkpoint; None: random parameters
+    step: int  # number of training steps that the checkpoint has seen
+    restart: RestartState
+
+
+def model_seed(*, epoch: int, step: int, random_seed: int) -> int:
+    """:return: torch seed of the model initialisation. The formula is that of both peers"""
+    return (epoch * 193939 + step * 19937 + random_seed * 27644437 + 479001599) % 2**31
+
+
+def build_model(
+    *,
+    config: Config,
+    engine: EngineBase,
+    device: str,
+    epoch: int | None,
+    filename: str | None,
+    options: EngineOptions,
+) -> LoadedModel:
+    """
+    Seed, call get_model, load the checkpoint and the files of preload_from_files, move to the device.
+
+    :param config: the user's
+    :param engine: for the run context
+    :param device: of the model
+    :param epoch: training: the first epoch to train; else None: get_model gets epoch and step of the checkpoint
+    :param filename: checkpoint, with or without suffix; None: random parameters
+    :param options: of the engine
+    :raises CheckpointError: the checkpoint is missing, broken, or does not fit
+    :raises ModelError: get_model returned something else
+    """
+    allow_unsafe = LoadingOptions.from_config(config).allow_unsafe
+    checkpoint: Any = None
+    checkpoint_epoch: int | None = None
+    checkpoint_step = 0
+    if filename:
+        path = find_checkpoint_file(filename)
+        print(f"Load model {filename}", file=log.v4)
+        checkpoint = load_file(path, weights_only=not allow_unsafe)
+        if isinstance(checkpoint, dict):
+            checkpoint_epoch = _as_int(checkpoint.get("epoch"), "epoch", path)
+            checkpoint_step = _as_int(checkpoint.get("step"), "step", path) or 0
+    model_epoch = epoch if epoch is not None else (checkpoint_epoch or 1)
+    model_step = 0 if epoch is not None else checkpoint_step
+
+    torch.manual_seed(model_seed(epoch=model_epoch, step=model_step, random_seed=options.random_seed))
+    init_load_run_ctx(device=device, engine=engine, epoch=model_epoch)
+    get_model = ModelOptions.from_config(config, needed=("get_model",)).get_model
+    assert get_model is not None
+    model = UserFunction(get_model)(epoch=model_epoch, step=model_step, only_if_declared={"device": device})
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(
+            f"get_model ({describe_function(get_model)}) must return a torch.nn.Module, got {type(model).__name__}."
+        )
+    print(f"Model: {model}", file=log.v4)
+    print(f"Total number of parameters: {sum(p.numel() for p in model.parameters())}", file=log.v4)
+
+    checkpoint_options = CheckpointOptions.from_config(config)
+    provided = preload_files(
+        model,
+        config=config,
+        is_training=epoch is not None,
+        is_first_train_epoch=epoch is not None and epoch == 1,
+        names_only=True,
+    )
+    if checkpoint is not None:
+        assert filename is not None
+        report = load_model_state(
+            model,
+            get_model_state(checkpoint, filename=filename),
+            allow_missing=checkpoint_options.load_ignore_missing_vars,
+            filename=filename,
+            provided_elsewhere=provided,
+        )
+        print(report.summary(), file=log.v2 if report.missing or report.unexpected else log.v3)
+    preload_files(
+        model,
+        config=config,
+        is_training=epoch is not None,
+        is_first_train_epoch=epoch is not None and epoch == 1,
+    )
+    model.to(device)
+    return LoadedModel(
+        model=model,
+        epoch=checkpoint_epoch,
+        step=checkpoint_step,
+        restart=RestartState.from_checkpoint(checkpoint),
+    )
+
+
+def _as_int(value: object, what: str, path: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CheckpointError(f"Checkpoint {path}: entry {what!r} is {value!r}, expected an int.")
+    return value
+
+
+def save_model_checkpoint(
+    path: str,
+    model: torch.nn.Module,
+    *,
+    epoch: int,
+    step: int,
+    learning_rate: float,
+    restart: RestartState,
+) -> None:
+    """
+    Write ``model``, ``epoch`` and ``step`` as the peers do, and beside them what a restart needs.
+
+    :param path: with suffix
+    :param model: whose state dict is written
+    :param epoch: finished one
+    :param step: number of training steps done
+    :param learning_rate: of the epoch
+    :param restart: random generators, scores
+    :raises CheckpointError: cannot be written
+    """
+    save_file_atomic(
+        {
+            "model": model.state_dict(),
+            "epoch": epoch,
+            "step": step,
+            "effective_learning_rate": float(learning_rate),
+            "returnn_version": returnn.__version__,
+            **restart.as_entries(),
+        },
+        path,
+    )

@@ -1,0 +1,108 @@
+"""What a continued training needs beside model and optimizer to go on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from returnn.errors import ConfigError
+from returnn.learning_rate_control import LearningRateControl
+from returnn.log import log
+from returnn.torch.rng_state import RngState, get_rng_state, set_rng_state
+
+__all__ = ["RestartState", "isolated_rng", "missing_evals"]
+
+_RNG_KEY = "rng_state"
+_LR_KEY = "learning_rate_control"
+
+
+@dataclasses.dataclass(frozen=True)
+class RestartState:
+    """Entries of the model checkpoint that the peers ignore."""
+
+    rng: RngState | None = None
+    #: text of the learning-rate file; used if there is no such file
+    learning_rates: str | None = None
+
+    @classmethod
+    def capture(cls, lr_control: LearningRateControl | None) -> RestartState:
+        """:return: state of this process now"""
+        return cls(rng=get_rng_state(), learning_rates=None if lr_control is None else lr_control.to_text())
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: object) -> RestartState:
+        """:return: what the checkpoint has; those of the peers have nothing"""
+        if not isinstance(checkpoint, dict):
+            return cls()
+        rng, text = checkpoint.get(_RNG_KEY), checkpoint.get(_LR_KEY)
+        return cls(rng=rng if isinstance(rng, dict) else None, learning_rates=text if isinstance(text, str) else None)
+
+    def as_entries(self) -> dict[str, Any]:
+        """:return: for the checkpoint; tensors, numbers, str and containers of them only"""
+        return {k: v for k, v in ((_RNG_KEY, self.rng), (_LR_KEY, self.learning_rates)) if v is not None}
+
+    def restore_rng(self) -> bool:
+        """
+        Set the random generators as they were after the last training step of that epoch.
+
+        :return: whether the checkpoint had them
+        """
+        if self.rng is None:
+            print(
+                "The checkpoint has no state of the random generators (older version, or another program): "
+                "training goes on, but dropout and the like differ from an uninterrupted run.",
+                file=log.v3,
+            )
+            return False
+        set_rng_state(self.rng)
+        return True
+
+    def restore_learning_rates(self, lr_control: LearningRateControl) -> None:
+        """Take learning rates and scores from the checkpoint if they are not in a learning-rate file."""
+        if self.learning_rates and not lr_control.filename:
+            lr_control.update_from_text(self.learning_rates, source="the checkpoint")
+
+
+@contextlib.contextmanager
+def isolated_rng(device: str | torch.device) -> Iterator[None]:
+    """Restore the random generators at exit."""
+    del device
+    saved = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(saved)
+
+
+def missing_evals(lr_control: LearningRateControl, *, last_epoch: int, eval_names: Sequence[str]) -> list[str]:
+    """
+    :param lr_control: with the scores
+    :param last_epoch: finished epoch whose model was loaded
+    :param eval_names: eval datasets
+    :return: eval datasets without score of the last epoch. Empty if no scores are kept at all
+    :raises ConfigError: an earlier epoch lacks scores of a dataset that other epochs have
+    """
+
+    def keys(epoch: int) -> list[str]:
+        return list(lr_control.get_epoch_error_dict(epoch))
+
+    def is_eval_key(key: str, name: str) -> bool:
+        return key.startswith(f"{name}_loss_") or key.startswith(f"{name}_score")
+
+    if not any(keys(epoch) for epoch in range(1, last_epoch + 1)):
+        return []  # no learning-rate file, and a checkpoint without scores: nothing was ever stored
+    known = [n for n in eval_names if any(is_eval_key(k, n) for e in range(1, last_epoch) for k in keys(e))]
+    for epoch in range(1, last_epoch):
+        if not keys(epoch):
+            continue  # e.g. training continued from a given checkpoint with start_epoch
+        for name in known:
+            if not any(is_eval_key(k, name) for k in keys(epoch)):
+                raise ConfigError(
+                    f"Scores of epoch {epoch} for {name} are missing. The learning-rate file "
+                    f"{lr_control.filename!r} does not belong to these checkpoints, or was edited."
+                )
+    return [n for n in eval_names if not any(is_eval_key(k, n) for k in keys(last_epoch))]

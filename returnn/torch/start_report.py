@@ -1,0 +1,36 @@
+"""The block that says at the start what will happen."""
+
+from __future__ import annotations
+
+from returnn.engine.model_files import StartPoint
+from returnn.learning_rate_control import LearningRateControl
+from returnn.log import log
+
+__all__ = ["print_start"]
+
+_KINDS = {
+    "fresh": "Start: fresh, with random parameters",
+    "resume": "Start: resume after epoch {epoch} from {filename}",
+    "import": "Start: epoch 1 with the parameters of {filename}",
+    "load": "Start: with the parameters of {filename}",
+}
+
+
+def print_start(start: StartPoint, *, final_epoch: int | None, lr_control: LearningRateControl | None) -> None:
+    """
+    :param start: what was decided
+    :param final_epoch: last epoch to train; None: no training
+    :param lr_control: says whether scores are kept
+    """
+    text = _KINDS[start.kind].format(epoch=start.epoch, filename=start.filename)
+    if final_epoch is not None:
+        if start.train_start_epoch > final_epoch:
+            text += f". Nothing to train: all {final_epoch} epochs are done (num_epochs); raise num_epochs to go on"
+        else:
+            text += f"; train epochs {start.train_start_epoch} to {final_epoch}"
+    print(start.log_line, file=log.v4)
+    print(text, file=log.v2)
+    for note in start.notes:
+        print(f"  {note}", file=log.v2)
+    if final_epoch is not None and lr_control is not None:
+        print(f"  Learning rates: {lr_control.describe()}", file=log.v3)
