@@ -6,17 +6,22 @@ import dataclasses
 import fnmatch
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from returnn.errors import CheckpointError, ConfigError, OptionError
 from returnn.log import log
+from returnn.options.checkpoint import CheckpointOptions
+from returnn.options.loading import LoadingOptions
 from returnn.options.registry import closest_names
 from returnn.torch.checkpoint import LoadReport, find_checkpoint_file, get_model_state, load_file, load_model_state
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
 
-__all__ = ["PreloadEntry", "Preloads"]
+if TYPE_CHECKING:
+    from returnn.config import Config
+
+__all__ = ["PreloadEntry", "Preloads", "preload_files"]
 
 _OPTION = "preload_from_files"
 
@@ -214,7 +219,6 @@ class Preloads:
         if entry.name not in self._states:
             assert entry.filename is not None
             filename = find_checkpoint_file(entry.filename)
-            print(f"Pre-load weights for key '{entry.name}' from {filename}", file=log.v3)
             obj = load_file(filename, map_location=self._map_location, weights_only=not self._allow_unsafe)
             state = get_model_state(obj, filename=filename, key=entry.checkpoint_key)
             self._states[entry.name] = _rename(entry, state, filename)
@@ -240,7 +244,7 @@ class Preloads:
                 f'(option {_OPTION}["{entry.name}"], file {filename}). '
                 "Set ignore_missing = True to keep their initial values, or list them in ignore_params."
             )
-        print(f"Preloaded {report.summary()}", file=log.v3)
+        print(f"Pre-load weights for key '{entry.name}' from {report.summary()}", file=log.v3)
         return report
 
     def _exclude_from_checkpoints(self, entry: PreloadEntry, model: torch.nn.Module) -> None:
@@ -261,6 +265,36 @@ class Preloads:
             for local_name, buffer in module._buffers.items():
                 if buffer is not None and id(buffer) in tied:
                     module._non_persistent_buffers_set.add(local_name)
+
+
+def preload_files(
+    model: torch.nn.Module,
+    *,
+    config: Config | Mapping[str, Any],
+    is_training: bool,
+    is_first_train_epoch: bool,
+    names_only: bool = False,
+) -> set[str]:
+    """
+    :param model: the main checkpoint is already loaded, unless names_only
+    :param config:
+    :param is_training: the task trains (or only initializes) the model
+    :param is_first_train_epoch: training, and no own checkpoint is continued
+    :param names_only: do not load anything into the model
+    :return: names of the model that need not be in the main checkpoint
+    :raises CheckpointError: a file cannot be read, or does not fit
+    :raises ConfigError: wrong options, or missing keys
+    """
+    preloads = Preloads(
+        CheckpointOptions.from_config(config).preload_from_files,
+        train=is_training,
+        first_train_epoch=is_first_train_epoch,
+        allow_unsafe=LoadingOptions.from_config(config).allow_unsafe,
+    )
+    names = preloads.provided_names(model) if preloads else set()
+    if not names_only:
+        preloads.apply(model)
+    return names
 
 
 def _rename(entry: PreloadEntry, state: Mapping[str, torch.Tensor], filename: str) -> dict[str, torch.Tensor]:

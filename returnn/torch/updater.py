@@ -84,13 +84,13 @@ class Updater:
     _invalid_gradients_per_epoch: bool = False
     _dialect: Literal["mini", "mainline"] = "mini"
 
+    # Since the start of the epoch: updates, applied or skipped; those skipped.
+    _num_updates: int = 0
+    _num_skipped: int = 0
     # Steps whose gradients are not yet applied, those carried over from earlier epochs included.
     _num_accumulated: int = 0
     # The same within this epoch.
     _group_size: int = 0
-    _num_updates: int = 0
-    _num_skipped: int = 0
-    _num_skipped_at_epoch_start: int = 0
     _num_invalid_in_succession: int = 0
     # On the device: skipped in total, skipped in succession, largest of that. None: not used (yet).
     _device_counters: torch.Tensor | None = None
@@ -147,10 +147,15 @@ class Updater:
         print(f"Optimizer: {self.optimizer}", file=log.v1)
 
     def create_grad_scaler(self) -> None:
-        """Create the gradient scaler for mixed precision, if it needs one: for float16, or if ``grad_scaler`` asks for it."""
+        """
+        Create the gradient scaler for mixed precision, if it needs one: for float16, or if ``grad_scaler`` asks for it.
+        Without mixed precision there is none.
+        """
         amp = AmpOptions.from_config(self.config)
-        # A custom engine may call this with a config of its own that does not have the precision: as the peer then.
-        scaler_opts = amp.grad_scaler if amp is not None else {}
+        scaler_opts = None if amp is None else amp.grad_scaler
+        if amp is None and not hasattr(self.config, "typed_value"):
+            # A custom engine with mixed precision and a dict with only the optimizer's options: a scaler, as in Mini-RETURNN.
+            scaler_opts = {}
         if scaler_opts is None:
             self._grad_scaler = None
             return
@@ -276,6 +281,24 @@ class Updater:
         if self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx):
             self._update()
 
+    def skip_step(self, step_idx: int | None = None) -> None:
+        """
+        Count a step whose loss is inf or nan and must not be used: in place of :meth:`step`. Gradients of other steps of the
+        same accumulation group are applied as usual.
+
+        :param step_idx: as in :meth:`step`
+        :raises NonFiniteGradientError: too many in succession
+        """
+        self._group_size += 1
+        self._count_skipped("the loss is inf or nan, step skipped")
+        due = self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx)
+        if due and self._num_accumulated:
+            self._update()
+            return
+        if due:
+            self._group_size = 0
+        self._check_succession()
+
     def _is_update_due(self, step_idx: int | None) -> bool:
         size = self._accum_grad_multiple_step
         if callable(size):
@@ -306,13 +329,11 @@ class Updater:
             optimizer.step()
             self._num_invalid_in_succession = 0
         else:
-            self._count_skipped()
+            self._count_skipped("inf or nan in the gradients, update skipped")
         self._num_updates += 1
         optimizer.zero_grad()
         self._num_accumulated = self._group_size = 0
-        threshold = self._invalid_gradient_threshold
-        if threshold is not None and self._num_invalid_in_succession >= threshold:
-            self._raise_nonfinite(self._num_invalid_in_succession)
+        self._check_succession()
 
     def _change_gradients(
         self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
@@ -330,14 +351,18 @@ class Updater:
             return torch.nn.utils.clip_grad_norm_(self._grad_params, self._grad_clip_norm)
         return None
 
-    def _count_skipped(self) -> None:
+    def _count_skipped(self, what: str) -> None:
         self._num_skipped += 1
         self._num_invalid_in_succession += 1
         print(
-            f"Warning: inf or nan in the gradients, update skipped ({self._num_invalid_in_succession} in succession, "
-            f"limit {self._invalid_gradient_threshold}).",
+            f"Warning: {what} ({self._num_invalid_in_succession} in succession, limit {self._invalid_gradient_threshold}).",
             file=log.v2,
         )
+
+    def _check_succession(self) -> None:
+        threshold = self._invalid_gradient_threshold
+        if threshold is not None and self._num_invalid_in_succession >= threshold:
+            self._raise_nonfinite(self._num_invalid_in_succession)
 
     def _raise_nonfinite(self, num: int) -> None:
         self._num_invalid_in_succession = 0
@@ -420,7 +445,7 @@ class Updater:
 
     @property
     def num_skipped_updates(self) -> int:
-        """Updates so far that were skipped because of inf or nan gradients. Waits for the device."""
+        """Updates (or steps, see :meth:`skip_step`) of this epoch skipped because of inf or nan. Waits for the device."""
         self._read_device_counters()
         return self._num_skipped
 
@@ -460,12 +485,11 @@ class Updater:
             self._num_invalid_in_succession = 0
         report = EpochUpdates(
             num_updates=self._num_updates,
-            num_skipped=self._num_skipped - self._num_skipped_at_epoch_start,
+            num_skipped=self._num_skipped,
             num_leftover_steps=leftover,
             leftover_mode=mode,
         )
-        self._num_updates = 0
-        self._num_skipped_at_epoch_start = self._num_skipped
+        self._num_updates = self._num_skipped = 0
         return report
 
     def _drop_gradients(self) -> None:
