@@ -8,6 +8,7 @@ torch is imported when an engine is created, which only tasks do that need one.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -89,17 +90,15 @@ def init_config(
     :param default_config: lowest precedence
     :param extra_updates: set before and after the files; only the command line overrides them
     """
-    from returnn.config import Config, load_config
+    from returnn.config import load_config
 
-    # Visible as global config while the files are loaded.
-    new_config = Config()
-    _set(config=new_config)
     load_config(
-        new_config,
-        config_filename=config_filename,
-        command_line_options=command_line_options,
-        default_config=default_config,
-        extra_updates=extra_updates,
+        config_filename,
+        command_line_options,
+        default_config,
+        extra_updates,
+        # Visible as global config already while the files are loaded.
+        on_created=lambda new_config: _set(config=new_config),
     )
 
 
@@ -326,7 +325,9 @@ def _report_interrupt(exc: KeyboardInterrupt) -> None:
     if log.verbose and log.verbose[5]:
         from returnn.util import debug
 
-        debug.print_exception(exc)
+        buffer = io.StringIO()
+        debug.dump_exception(exc, buffer)
+        print(buffer.getvalue().rstrip("\n"), file=log.v5)
 
 
 def _finalize_after_error() -> None:

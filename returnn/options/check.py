@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import returnn.options.sections  # noqa: F401  # declares all options
-from returnn.cli_syntax import parse_override
+from returnn._config.cmdline import parse_override
 from returnn.errors import ConfigError, NotSupportedError
 from returnn.log import log
 from returnn.options.registry import Option, all_options, closest_names, lookup, options_read

@@ -47,7 +47,17 @@ _ignored(
 _ignored("export", "onnx_export", doc="Read by the export tool, not by a run.")
 _ignored("dataset", "wer_data", "dump_data", "seq_drop", "max_pad_size", doc="Read by tools and jobs of client code.")
 _ignored(
-    *("use_speed_perturbation", "mem_rqmt", "time_rqmt", "cpu_rqmt", "keep_epochs", "decay", "submodel", "asdf"),
+    *(
+        "seed",
+        "use_speed_perturbation",
+        "mem_rqmt",
+        "time_rqmt",
+        "cpu_rqmt",
+        "keep_epochs",
+        "decay",
+        "submodel",
+        "asdf",
+    ),
     *("returnn_root", "returnn_python_exe", "ext_model"),
     doc="Not an option: a name that client code leaves in the config.",
 )
@@ -131,6 +141,52 @@ _later(
     instead="Use a constant of your own in the model code",
 )
 
+_later(
+    *("extern_data", "model_outputs"),
+    types="dict",
+    doc="Descriptions of data streams and outputs.",
+    instead="Steps get raw tensors, described by the datasets; full support comes later",
+)
+_later(
+    *("epoch_start", "epoch_end"),
+    types="callable(epoch=, step=, model=, dataset_name=, **kwargs)",
+    doc="Called around each pass over a dataset.",
+    instead="It comes later; until then use a CustomEngine that overrides init_train_epoch or train_epoch",
+)
+_later(
+    *("log_batch_size", "torch_log_memory_usage", "calculate_exp_loss"),
+    default=False,
+    types="bool",
+    doc="More values in the line of each step.",
+    instead="It comes later; until then mark such values as losses with scale 0 in train_step",
+)
+_later(
+    *("use_tensorboard", "tensorboard_opts", "torch_profile", "torch_cuda_graph", "reset_dev_memory_caches"),
+    doc="Looks into, or tunes, the work of the device.",
+    instead="It comes later; training itself is the same without it",
+)
+_later(
+    *("stop_for_resubmission_when_low_time_left", "stop_for_resubmission_safety_factor"),
+    doc="Stop in time before a SLURM limit.",
+    instead="SIGTERM ends a run in order, and the next run continues from the newest checkpoint",
+)
+_later(
+    *("sort_dataset", "forward_auto_split_batch_on_oom"),
+    doc="Order and size of batches in the task forward.",
+    instead='It comes later; until then set "seq_ordering" in the dataset dict, and a smaller batch_size',
+)
+_later(
+    "file_cache_opts",
+    types="dict",
+    doc="Local copies of data files.",
+    instead="It comes later; files are read where they are",
+)
+_later(
+    *("lm_dataset_debug_limit_line_count", "__debug_dummy_distributed_rank_and_size"),
+    doc="For debugging.",
+    instead='Use "fixed_random_subset" in the dataset dict for a small part of the data',
+)
+
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 _refused(
@@ -154,4 +210,29 @@ _refused(
     *("SprintInterfacePythonFeatureScorer", "sprint_interface_loss", "sprint_trainer_exec_path", "sprint_opts"),
     doc="Interface to RASR/Sprint processes.",
     instead="RASR processes are out of scope; dump the data to HDF files first and use HDFDataset",
+)
+_refused(
+    "torch_distributed",
+    types="dict",
+    doc="Training on many devices with torch.distributed.",
+    instead="It comes later; until then remove the option and train in one process",
+)
+_refused(
+    "forward_callback",
+    types="ForwardCallbackIface | callable",
+    doc="Object that gets the outputs of the task forward, one sequence at a time.",
+    instead="It comes later; until then use forward_init_hook, forward_step and forward_finish_hook",
+)
+_refused(
+    "default_float_dtype",
+    types="str",
+    doc="Default dtype of model parameters and float inputs.",
+    instead="It comes later; until then convert the model in get_model, or use torch_amp_options",
+)
+_refused(
+    "load_model_post_hooks",
+    types="list[callable(model=)]",
+    default=[],
+    doc="Functions that change the model after loading.",
+    instead="It comes later; until then change the model in get_model",
 )
