@@ -362,13 +362,13 @@ def _enum_extras(cls: type[enum.Enum]) -> dict[str, Any]:
 def _make_enum(
     bases: tuple[type, ...], name: str, qualname: str, module: str, members: dict[str, Any], extras: dict[str, Any]
 ) -> type:
-    metaclass = type(bases[-1])
-    namespace = metaclass.__prepare__(name, bases)  # type: ignore[arg-type]
+    metaclass: Any = type(bases[-1])
+    namespace = metaclass.__prepare__(name, bases)
     namespace["__module__"] = module
     namespace["__qualname__"] = qualname
     for key, value in members.items():
         namespace[key] = value
-    cls = metaclass(name, bases, namespace)
+    cls: type = metaclass(name, bases, namespace)
     for key, value in extras.items():
         type.__setattr__(cls, key, value)
     return cls

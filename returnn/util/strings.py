@@ -146,14 +146,13 @@ def eval_shell_str(s: ShellStr) -> list[str]:
     :param s: text, split as a shell does; or a list of texts, which are not split; or a function that gives either
     :return: tokens, with ``$VAR`` tokens replaced by the environment variable, which is split too
     """
-    if callable(s):
-        s = s()
-    tokens: list[Any] = shlex.split(s) if isinstance(s, str) else list(s)
+    value = s() if callable(s) else s
+    tokens: list[Any] = shlex.split(value) if isinstance(value, str) else list(value)
     result: list[str] = []
     for token in tokens:
         if callable(token):
-            value = token()
-            result.extend([value] if isinstance(value, str) else eval_shell_str(value))
+            inner = token()
+            result.extend([inner] if isinstance(inner, str) else eval_shell_str(inner))
         elif token.startswith("$"):
             result.extend(eval_shell_str(eval_shell_env(token)))
         elif token:

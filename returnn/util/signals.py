@@ -1,0 +1,122 @@
+"""
+Handlers of signals and crashes that say where the program is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from returnn.util.thread_traces import dump_all_thread_tracebacks
+
+__all__ = [
+    "signum_to_signame",
+    "format_signum",
+    "signal_handler",
+    "install_signal_handler_if_default",
+    "init_faulthandler",
+    "install_subproc_faulthandler",
+    "install_lib_sig_segfault",
+]
+
+signum_to_signame = {int(s): s.name for s in signal.Signals}
+
+
+def format_signum(signum: int) -> str:
+    """:return: e.g. "10 (SIGUSR1)" """
+    return f"{int(signum)} ({signum_to_signame.get(int(signum), 'unknown')})"
+
+
+def signal_handler(signum: int, frame: FrameType | None) -> None:
+    """Print the signal and the stacks of all threads."""
+    print(f"Signal handler: got signal {format_signum(signum)}")
+    dump_all_thread_tracebacks()
+    sys.stdout.flush()
+
+
+def install_signal_handler_if_default(signum: int, exceptions_are_fatal: bool = False) -> bool:
+    """
+    :param signum: gets :func:`signal_handler` if it still has the default action
+    :param exceptions_are_fatal: raise if that is not possible (in another thread than the main one), else only say so
+    :return: whether it was installed
+    """
+    if signal.getsignal(signum) != signal.SIG_DFL:
+        return False
+    try:
+        signal.signal(signum, signal_handler)
+    except ValueError as exc:
+        if exceptions_are_fatal:
+            raise
+        print(f"Cannot install signal handler for signal {format_signum(signum)}: {exc}")
+        return False
+    return True
+
+
+def init_faulthandler(sigusr1_chain: bool = False) -> None:
+    """
+    Dump the stacks of all threads on SIGUSR1 and SIGUSR2 (the process goes on) and on crashes such as SIGSEGV.
+
+    :param sigusr1_chain: call an earlier handler of SIGUSR1 as well
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if os.name != "nt" and is_main_thread:
+        # USR1 is used by SGE when the limit of time is near.
+        if install_signal_handler_if_default(signal.SIGUSR1):
+            sigusr1_chain = True
+        install_signal_handler_if_default(signal.SIGUSR2)
+    if not faulthandler.is_enabled() and _has_fileno(sys.stderr):
+        faulthandler.enable()
+        if os.name != "nt":
+            faulthandler.register(signal.SIGUSR1, all_threads=True, chain=sigusr1_chain)
+
+
+def _has_fileno(stream: object) -> bool:
+    try:
+        stream.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):  # replaced by a test runner or a notebook
+        return False
+    return True
+
+
+def install_subproc_faulthandler() -> None:
+    """
+    For child processes: dumps of crashes go to ``faulthandler_dump.<pid>.log`` in the current folder; the file is removed
+    at exit if it is empty.
+    """
+    filename = f"faulthandler_dump.{os.getpid()}.log"
+    try:
+        file = open(filename, "w")  # noqa: SIM115  # stays open: written by the crash handler
+    except OSError:  # not writable: the dumps go to stderr
+        init_faulthandler()
+        return
+    faulthandler.enable(file=file, all_threads=True)
+
+    def _remove_if_empty() -> None:
+        faulthandler.disable()
+        file.close()
+        if os.path.exists(filename) and os.path.getsize(filename) == 0:
+            os.remove(filename)
+
+    atexit.register(_remove_if_empty)
+
+
+def install_lib_sig_segfault() -> bool:
+    """
+    Preload glibc's ``libSegFault.so``, for C stack traces on crashes. Newer systems have no such library.
+
+    :return: whether it was loaded
+    """
+    os.environ.setdefault("SEGFAULT_SIGNALS", "all")
+    try:
+        ctypes.CDLL("libSegFault.so")
+    except OSError as exc:
+        print(f"installLibSigSegfault: libSegFault.so not found ({exc}), using the faulthandler")
+        return False
+    print("Installed libSegFault.so.")
+    return True
