@@ -1,0 +1,87 @@
+"""An HDF file that is written beside its target and appears there only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import weakref
+
+import h5py
+
+from returnn.errors import DataFileError, describe
+from returnn.util.fs import fsync_dir
+
+__all__ = ["AtomicHdfFile"]
+
+
+class AtomicHdfFile:
+    """
+    Temporary file ``.<name>.<pid>.tmp`` in the directory of the target.
+    Without :func:`publish` it is removed: by :func:`discard`, when the object goes away, or at the exit of the process.
+    """
+
+    def __init__(self, filename: str, *, extend: bool = False):
+        """
+        :param filename: target
+        :param extend: start with a copy of the existing target
+        :raises DataFileError: if the directory does not exist or is not writable, or the file to extend is broken
+        """
+        # A symlink to the target stays; the file behind it is replaced.
+        self.filename = os.path.realpath(filename)
+        directory, name = os.path.split(self.filename)
+        self.tmp_filename = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
+        number = 1
+        while os.path.exists(self.tmp_filename) and number < 1000:
+            # Two writers for one target in this process, or a dead process with the same id.
+            self.tmp_filename = os.path.join(directory, f".{name}.{os.getpid()}-{number}.tmp")
+            number += 1
+        try:
+            if extend:
+                shutil.copyfile(self.filename, self.tmp_filename)
+            self.file = h5py.File(self.tmp_filename, "r+" if extend else "w")
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                os.unlink(self.tmp_filename)
+            if not os.path.isdir(directory):
+                todo = "Create the directory first"
+            elif extend:
+                todo = "Check that the existing file is a whole HDF file"
+            else:
+                todo = "Check the permissions and the free space of the directory"
+            raise DataFileError(
+                describe(f"Cannot write HDF file {filename!r} ({type(exc).__name__}: {exc})", todo=todo)
+            ) from exc
+        self._finalizer = weakref.finalize(self, _discard, self.file, self.tmp_filename, os.getpid())
+
+    @property
+    def is_open(self) -> bool:
+        """:return: whether it is neither published nor discarded"""
+        return self._finalizer.alive
+
+    def publish(self) -> None:
+        """Close it, flush it to disk, and give it the target's name. An existing target is replaced."""
+        self.file.close()
+        fd = os.open(self.tmp_filename, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(self.tmp_filename, self.filename)
+        fsync_dir(os.path.dirname(self.filename))
+        self._finalizer.detach()
+
+    def discard(self) -> None:
+        """Remove the temporary file. No-op after publish."""
+        self._finalizer()
+
+
+def _discard(h5_file: h5py.File, tmp_filename: str, pid: int) -> None:
+    if os.getpid() != pid:
+        # A forked child: the file belongs to the parent.
+        return
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if h5_file.id.valid:
+            h5_file.close()
+    with contextlib.suppress(OSError):
+        os.unlink(tmp_filename)

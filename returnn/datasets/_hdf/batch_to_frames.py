@@ -1,0 +1,325 @@
+"""Padded batches of any accepted form to concatenated frames and lengths, with all checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from returnn.errors import DatasetError, describe
+
+__all__ = ["MainData", "StreamData", "main_to_frames", "extra_to_frames"]
+
+_STRING_DTYPE = h5py.string_dtype("utf-8")
+
+
+@dataclasses.dataclass
+class MainData:
+    """The main stream of a batch. Frames may share memory with the batch."""
+
+    frames: np.ndarray  # [sum T] or [sum T, dim]
+    lens: np.ndarray  # int64 [B], product of the axis lengths
+    sizes: np.ndarray | None  # int32 [B, num axes] if several dynamic axes
+
+    @property
+    def num_seqs(self) -> int:
+        """:return: B"""
+        return len(self.lens)
+
+
+@dataclasses.dataclass
+class StreamData:
+    """An extra stream of a batch. Frames may share memory with the batch."""
+
+    frames: np.ndarray  # [sum T, ...]
+    lens: np.ndarray  # int64 [B]
+    dim: int
+    ndim: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """:return: dtype to store"""
+        return _STRING_DTYPE if self.frames.dtype.kind == "O" else self.frames.dtype
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """:return: shape without time"""
+        return self.frames.shape[1:]
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """
+    :param value: array, tensor, list, number, text. Any: whatever numpy converts
+    :return: array; texts as objects
+    """
+    if isinstance(value, np.ndarray):
+        array = value
+    else:
+        if hasattr(value, "detach"):
+            # A torch tensor: it may need a gradient, or be on another device.
+            value = value.detach().cpu()
+        array = np.asarray(value)
+    if array.dtype.kind in "US":
+        array = array.astype(object)
+    return array
+
+
+def main_to_frames(inputs: Any, seq_len: Any, *, dim: int, ndim: int, where: str) -> MainData:
+    """
+    :param inputs: [B, ...] with ndim axes after B. Any: see to_numpy
+    :param seq_len: [B], or dict axis -> [B]. Any: see to_numpy
+    :param dim: size of the feature axis, if there is one
+    :param ndim: number of axes without batch
+    :param where: for error texts
+    """
+    data = to_numpy(inputs)
+    if data.dtype.kind == "O":
+        raise DatasetError(
+            describe("insert_batch: inputs must be numbers", where=where, expected="array of numbers", got=inputs)
+        )
+    if data.ndim != ndim + 1:
+        raise DatasetError(
+            describe(
+                "insert_batch: inputs have the wrong number of axes",
+                where=where,
+                expected=f"[batch and {ndim} axes] (ndim={ndim})",
+                got=list(data.shape),
+                todo="Set ndim of the writer to the number of axes without batch",
+            )
+        )
+    num_seqs = data.shape[0]
+    axes = _get_axis_lens(seq_len, num_seqs=num_seqs, ndim=ndim, where=where)
+    for axis, lens in enumerate(axes):
+        if num_seqs and int(lens.max()) > data.shape[axis + 1]:
+            raise DatasetError(
+                describe(
+                    f"insert_batch: seq_len of axis {axis} is longer than inputs",
+                    where=where,
+                    expected=f"lengths <= {data.shape[axis + 1]}",
+                    got=int(lens.max()),
+                )
+            )
+    if ndim - len(axes) > 1:
+        raise DatasetError(
+            describe(
+                f"insert_batch: inputs have {ndim} axes but only {len(axes)} of them have lengths",
+                where=where,
+                expected="lengths for all axes, or all but the last",
+                got=list(range(len(axes))),
+                todo="Give seq_len as dict axis -> lengths",
+            )
+        )
+    if len(axes) < ndim and data.shape[-1] != dim:
+        raise DatasetError(
+            describe(
+                "insert_batch: the last axis of inputs is not dim",
+                where=where,
+                expected=f"{dim}",
+                got=data.shape[-1],
+                todo="If it is a time axis, give its lengths in seq_len as dict axis -> lengths",
+            )
+        )
+    if not axes:
+        # One frame of size dim per sequence.
+        return MainData(data.reshape(num_seqs, dim), np.ones(num_seqs, dtype=np.int64), None)
+    frames = _select_frames(data, axes)
+    lens = np.prod(np.stack(axes), axis=0, dtype=np.int64)
+    return MainData(frames, lens, np.stack(axes, axis=1).astype(np.int32) if len(axes) > 1 else None)
+
+
+def _get_axis_lens(seq_len: Any, *, num_seqs: int, ndim: int, where: str) -> list[np.ndarray]:
+    by_axis = seq_len if isinstance(seq_len, Mapping) else {0: seq_len}
+    if sorted(by_axis) != list(range(len(by_axis))) or len(by_axis) > ndim:
+        raise DatasetError(
+            describe(
+                "insert_batch: seq_len has wrong axes",
+                where=where,
+                expected=f"axes 0, 1, ... without gap, at most {ndim} (counted without batch)",
+                got=list(by_axis),
+            )
+        )
+    axes = []
+    for axis in range(len(by_axis)):
+        value = by_axis[axis]
+        if isinstance(value, (list, tuple)):
+            value = [int(to_numpy(item).item()) for item in value] if _has_arrays(value) else value
+        lens = to_numpy(value)
+        if lens.dtype.kind == "f" and lens.size == 0:
+            lens = lens.astype(np.int64)
+        if lens.shape != (num_seqs,) or lens.dtype.kind not in "iu" or (num_seqs and int(lens.min()) < 0):
+            raise DatasetError(
+                describe(
+                    f"insert_batch: bad seq_len of axis {axis}",
+                    where=where,
+                    expected=f"{num_seqs} ints >= 0",
+                    got=value,
+                )
+            )
+        axes.append(lens.astype(np.int64))
+    return axes
+
+
+def _has_arrays(values: list[Any] | tuple[Any, ...]) -> bool:
+    return any(not isinstance(value, (int, np.integer)) for value in values)
+
+
+def _select_frames(data: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
+    """
+    :param data: [B, T..., (dim)]
+    :param axes: per dynamic axis int64 [B]
+    :return: [sum of frames, (dim)], row-major in each sequence
+    """
+    num_dyn = len(axes)
+    shape = data.shape[1 : 1 + num_dyn]
+    rest = data.shape[1 + num_dyn :]
+    if all((lens == size).all() for lens, size in zip(axes, shape, strict=True)):
+        return data.reshape(-1, *rest)
+    if len(data) == 1:
+        return data[0][tuple(slice(0, int(lens[0])) for lens in axes)].reshape(-1, *rest)
+    mask = np.ones((len(data), *shape), dtype=bool)
+    for axis, (lens, size) in enumerate(zip(axes, shape, strict=True)):
+        axis_mask = np.arange(size) < lens[:, None]
+        mask &= axis_mask.reshape(len(data), *([1] * axis), size, *([1] * (num_dyn - axis - 1)))
+    return data[mask]
+
+
+def extra_to_frames(
+    key: str,
+    value: Any,
+    *,
+    num_seqs: int,
+    seq_len: Any,
+    dtype: np.dtype | None,
+    frame_shape: tuple[int, ...] | None,
+    where: str,
+) -> StreamData:
+    """
+    :param key: of the extra stream
+    :param value: [B, ...]: array, or a sequence of entries. Any: see to_numpy
+    :param num_seqs: B
+    :param seq_len: [B]: cut the entries to these lengths. None: whole entries. Any: see to_numpy
+    :param dtype: of the stream if it exists already
+    :param frame_shape: of the stream if it exists already
+    :param where: for error texts
+    """
+    if not hasattr(value, "__len__") or len(value) != num_seqs:
+        raise DatasetError(
+            describe(
+                f"insert_batch: extra {key!r} does not fit to inputs",
+                where=where,
+                expected=f"{num_seqs} entries",
+                got=value,
+            )
+        )
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
+        entries = [to_numpy(entry) for entry in value]
+    else:
+        data = to_numpy(value)
+        if data.ndim in (1, 2) or (data.ndim == 3 and frame_shape != ()):
+            return _cut(_batch_to_frames(data), seq_len, key=key, dtype=dtype, frame_shape=frame_shape, where=where)
+        entries = list(data)
+    entries = [entry[None] if entry.ndim == 0 else entry for entry in entries]
+    if any(entry.ndim > 2 for entry in entries):
+        raise DatasetError(
+            describe(
+                f"insert_batch: extra {key!r} supports only a dynamic dim in the first axis",
+                where=where,
+                expected="entries [T] or [T, dim]",
+                got=[list(entry.shape) for entry in entries[:3]],
+                todo="Flatten them, and write the sizes as another extra stream",
+            )
+        )
+    if len({entry.shape[1:] for entry in entries}) > 1:
+        raise DatasetError(
+            describe(
+                f"insert_batch: entries of extra {key!r} have different feature axes",
+                where=where,
+                expected="one shape after the first axis",
+                got=[list(entry.shape) for entry in entries[:3]],
+            )
+        )
+    if not entries:
+        frames = np.zeros((0, *(frame_shape or ())), dtype=dtype or np.float32)
+    else:
+        frames = np.concatenate(entries)
+    stream = StreamData(
+        frames,
+        np.array([len(entry) for entry in entries], dtype=np.int64),
+        dim=frames.shape[1] if frames.ndim > 1 else 1,
+        ndim=frames.ndim,
+    )
+    return _cut(stream, seq_len, key=key, dtype=dtype, frame_shape=frame_shape, where=where)
+
+
+def _batch_to_frames(data: np.ndarray) -> StreamData:
+    num_seqs = data.shape[0]
+    if data.ndim == 1:
+        return StreamData(data, np.ones(num_seqs, dtype=np.int64), dim=1, ndim=1)
+    lens = np.full(num_seqs, data.shape[1], dtype=np.int64)
+    frames = data.reshape(-1, *data.shape[2:])
+    return StreamData(frames, lens, dim=data.shape[2] if data.ndim > 2 else 1, ndim=data.ndim - 1)
+
+
+def _cut(
+    stream: StreamData,
+    seq_len: Any,
+    *,
+    key: str,
+    dtype: np.dtype | None,
+    frame_shape: tuple[int, ...] | None,
+    where: str,
+) -> StreamData:
+    """Cut to lengths if given, and check that it fits to the stream in the file."""
+    is_text = stream.frames.dtype.kind == "O"
+    if is_text:
+        flat = stream.frames.reshape(-1)
+        bad = next((item for item in flat if not isinstance(item, (str, bytes)) or _has_nul(item)), None)
+        if bad is not None:
+            raise DatasetError(
+                describe(
+                    f"insert_batch: extra {key!r} has a bad text", where=where, expected="str without NUL", got=bad
+                )
+            )
+    if dtype is not None and (dtype.kind == "O") != is_text and len(stream.frames):
+        raise DatasetError(
+            describe(
+                f"insert_batch: extra {key!r} has another type than declared or than in earlier batches",
+                where=where,
+                expected="texts" if dtype.kind == "O" else dtype.name,
+                got=stream.frames.reshape(-1)[0],
+            )
+        )
+    if frame_shape is not None and stream.frames.shape[1:] != frame_shape:
+        if stream.frames.shape[1:] == (1,) and frame_shape == ():
+            stream.frames = stream.frames[:, 0]
+        else:
+            raise DatasetError(
+                describe(
+                    f"insert_batch: extra {key!r} has another form than declared or than in earlier batches",
+                    where=where,
+                    expected=f"frames of shape {list(frame_shape)}",
+                    got=list(stream.frames.shape[1:]),
+                )
+            )
+    if seq_len is None:
+        return stream
+    lens = to_numpy(seq_len)
+    if lens.shape != stream.lens.shape or lens.dtype.kind not in "iu" or (lens < 0).any() or (lens > stream.lens).any():
+        raise DatasetError(
+            describe(
+                f"insert_batch: bad extra_seq_len of {key!r}",
+                where=where,
+                expected=f"{len(stream.lens)} ints from 0 to the lengths {stream.lens.tolist()[:10]}",
+                got=seq_len,
+            )
+        )
+    starts = np.cumsum(stream.lens) - stream.lens
+    inside = np.arange(len(stream.frames)) - np.repeat(starts, stream.lens) < np.repeat(lens, stream.lens)
+    return dataclasses.replace(stream, frames=stream.frames[inside], lens=lens.astype(np.int64))
+
+
+def _has_nul(text: str | bytes) -> bool:
+    return "\0" in text if isinstance(text, str) else b"\0" in text

@@ -1,0 +1,288 @@
+"""What one HDF file holds: streams, lengths, dimensions, labels; read in bulk and checked for consistency."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import h5py
+import numpy as np
+
+from returnn.datasets._hdf.format import (
+    HDF_INPUT_PATT_SIZE_KEY,
+    HDF_SEQ_LENGTHS_KEY,
+    HDF_TIMES_KEY,
+    INPUTS_KEY,
+    LABELS_KEY,
+    PHANTOM_TARGET_KEY,
+    SEQ_TAGS_KEY,
+    TARGETS_KEY,
+    decode_strings,
+    dtype_name,
+)
+from returnn.errors import DataFileError, describe
+
+__all__ = ["StreamInfo", "FileIndex", "read_file_index"]
+
+_WRITE_AGAIN = "The file was not written completely or by a faulty program; write it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamInfo:
+    """One array of the file: all sequences of one data key."""
+
+    path: str  # in the HDF file
+    num_frames: int
+    shape: tuple[int, ...]  # of one frame
+    dtype: np.dtype
+    dim: int
+    ndim: int  # counts the time axis
+
+    @property
+    def frame_bytes(self) -> int:
+        """:return: size of one frame in memory"""
+        return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def dtype_name(self) -> str:
+        """:return: as get_data_dtype gives it"""
+        return dtype_name(self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileIndex:
+    """Metadata of one file. No open handle, no object per sequence."""
+
+    filename: str
+    num_seqs: int
+    has_inputs: bool
+    has_targets: bool
+    target_keys: list[str]  # sorted; the phantom key if there is no targets group
+    lens: np.ndarray  # [num_seqs, columns] as stored
+    columns: list[str]  # data key per column; "data" first if has_inputs
+    streams: dict[str, StreamInfo]  # data key -> stream
+    num_outputs: dict[str, list[int] | tuple[int, int]]
+    num_inputs: int
+    labels: dict[str, list[str]]  # of targets/labels
+    root_labels: list[str] | None
+    timestamps: np.ndarray | None
+
+    def column(self, key: str) -> np.ndarray:
+        """
+        :param key: data key
+        :return: [num_seqs] lengths
+        """
+        return self.lens[:, self.columns.index(key)]
+
+
+def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
+    """
+    :param h5_file: open file
+    :param filename: for messages
+    :raises DataFileError: if something is missing or does not fit together; names file and key
+    """
+    has_inputs = INPUTS_KEY in h5_file
+    has_targets = TARGETS_KEY in h5_file
+    if not has_inputs and not has_targets:
+        raise DataFileError(
+            describe(
+                f"HDF file {filename!r} has neither 'inputs' nor 'targets', it holds {sorted(h5_file)[:10]}",
+                todo="Give a file in the format of the HDF writers; for the format with 'streams' use StreamHDFDataset",
+            )
+        )
+    target_keys = _get_target_keys(h5_file, has_targets=has_targets)
+    if has_inputs and "data" in target_keys:
+        raise DataFileError(
+            describe(
+                "Cannot use 'data' key for both a target and 'inputs'",
+                where=f"HDF file {filename!r}",
+                todo="Rename the target",
+            )
+        )
+    columns = (["data"] if has_inputs else []) + target_keys
+    lens = _read_lens(h5_file, filename, columns)
+    streams: dict[str, StreamInfo] = {}
+    num_outputs: dict[str, list[int] | tuple[int, int]] = {}
+    num_inputs = 0
+    if has_inputs:
+        stream = _get_input_stream(h5_file, filename)
+        streams["data"] = stream
+        num_inputs = stream.dim
+        num_outputs["data"] = [stream.dim, stream.ndim]
+    if has_targets:
+        for key in target_keys:
+            stream_or_none, dims = _get_target_stream(h5_file, filename, key)
+            if stream_or_none is not None:
+                streams[key] = stream_or_none
+            num_outputs[key] = dims
+    index = FileIndex(
+        filename=filename,
+        num_seqs=len(lens),
+        has_inputs=has_inputs,
+        has_targets=has_targets,
+        target_keys=target_keys,
+        lens=lens,
+        columns=columns,
+        streams=streams,
+        num_outputs=num_outputs,
+        num_inputs=num_inputs,
+        labels=_read_target_labels(h5_file),
+        root_labels=decode_strings(h5_file[LABELS_KEY][...]) if LABELS_KEY in h5_file else None,
+        timestamps=h5_file[HDF_TIMES_KEY][...] if HDF_TIMES_KEY in h5_file else None,
+    )
+    _check_lens(index)
+    _check_tags(h5_file, index)
+    return index
+
+
+def _get_target_keys(h5_file: h5py.File, *, has_targets: bool) -> list[str]:
+    if not has_targets:
+        return [PHANTOM_TARGET_KEY]
+    targets = h5_file[TARGETS_KEY]
+    keys: set[str] = set()
+    if "data" in targets:
+        keys.update(targets["data"])
+    if "size" in targets:
+        keys.update(targets["size"].attrs)
+    return sorted(keys)
+
+
+def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> np.ndarray:
+    if HDF_SEQ_LENGTHS_KEY not in h5_file:
+        raise DataFileError(describe(f"HDF file {filename!r} has no {HDF_SEQ_LENGTHS_KEY!r}", todo=_WRITE_AGAIN))
+    lens = h5_file[HDF_SEQ_LENGTHS_KEY][...]
+    if lens.ndim == 1:
+        # One length for all keys.
+        lens = np.repeat(lens[:, None], len(columns), axis=1)
+        if columns[-1:] == [PHANTOM_TARGET_KEY] and TARGETS_KEY not in h5_file:
+            lens[:, -1] = 0
+    if lens.dtype.kind not in "iu" or lens.ndim != 2 or lens.shape[1] != len(columns):
+        raise DataFileError(
+            describe(
+                f"{HDF_SEQ_LENGTHS_KEY!r} of HDF file {filename!r} does not fit to its data keys",
+                expected=f"integers [num_seqs, {len(columns)}], a column for each of {columns}",
+                got=f"{lens.dtype.name} {list(lens.shape)}",
+                todo=_WRITE_AGAIN,
+            )
+        )
+    return lens
+
+
+def _get_input_stream(h5_file: h5py.File, filename: str) -> StreamInfo:
+    inputs = h5_file[INPUTS_KEY]
+    if inputs.ndim == 0:
+        raise DataFileError(describe(f"'inputs' of HDF file {filename!r} is a scalar", todo=_WRITE_AGAIN))
+    if inputs.ndim >= 2:
+        dim = int(inputs.shape[-1])
+    elif HDF_INPUT_PATT_SIZE_KEY in h5_file.attrs:
+        dim = int(h5_file.attrs[HDF_INPUT_PATT_SIZE_KEY])
+    else:
+        raise DataFileError(
+            describe(
+                f"HDF file {filename!r} has 1-D 'inputs', but no attribute {HDF_INPUT_PATT_SIZE_KEY!r}",
+                todo="Add it to the root of the file: the number of classes, or 1",
+            )
+        )
+    return _make_stream(inputs, INPUTS_KEY, dim, inputs.ndim)
+
+
+def _get_target_stream(
+    h5_file: h5py.File, filename: str, key: str
+) -> tuple[StreamInfo | None, list[int] | tuple[int, int]]:
+    path = f"{TARGETS_KEY}/data/{key}"
+    dataset = h5_file[path] if path in h5_file else None
+    size_group = h5_file.get(f"{TARGETS_KEY}/size")
+    size = size_group.attrs.get(key) if size_group is not None else None
+    if dataset is not None and dataset.ndim == 0:
+        raise DataFileError(describe(f"{path!r} of HDF file {filename!r} is a scalar", todo=_WRITE_AGAIN))
+    if size is None:
+        if size_group is not None:
+            raise DataFileError(
+                describe(
+                    f"HDF file {filename!r} has no size of the target {key!r}",
+                    todo=f"Add the attribute {key!r} = [dim, ndim] to the group 'targets/size'",
+                )
+            )
+        assert dataset is not None, f"target key {key!r} comes from targets/data or targets/size"
+        dims: tuple[int, int] = (1 if dataset.ndim == 1 else int(dataset.shape[-1]), dataset.ndim)
+    elif np.ndim(size) == 0:
+        dims = (int(size), 1 if dataset is None else dataset.ndim)
+    elif np.shape(size) == (2,):
+        dims = (int(size[0]), int(size[1]))
+    else:
+        raise DataFileError(
+            describe(
+                f"HDF file {filename!r} has an invalid size of the target {key!r}",
+                expected="dim or [dim, ndim]",
+                got=np.asarray(size).tolist(),
+                todo=_WRITE_AGAIN,
+            )
+        )
+    return (None if dataset is None else _make_stream(dataset, path, *dims)), dims
+
+
+def _make_stream(dataset: h5py.Dataset, path: str, dim: int, ndim: int) -> StreamInfo:
+    return StreamInfo(
+        path=path,
+        num_frames=int(dataset.shape[0]),
+        shape=tuple(int(size) for size in dataset.shape[1:]),
+        dtype=dataset.dtype,
+        dim=dim,
+        ndim=ndim,
+    )
+
+
+def _read_target_labels(h5_file: h5py.File) -> dict[str, list[str]]:
+    group = h5_file.get(f"{TARGETS_KEY}/labels")
+    if group is None:
+        return {}
+    return {key: decode_strings(group[key][...]) for key in group}
+
+
+def _check_lens(index: FileIndex) -> None:
+    if index.num_seqs and int(index.lens.min()) < 0:
+        row = int(np.argmin(index.lens.min(axis=1)))
+        raise DataFileError(
+            describe(
+                f"HDF file {index.filename!r} has a negative length for sequence {row}",
+                expected="lengths >= 0",
+                got=index.lens[row].tolist(),
+                todo=_WRITE_AGAIN,
+            )
+        )
+    sums = index.lens.sum(axis=0, dtype=np.int64)
+    for key, num_frames in zip(index.columns, sums.tolist(), strict=True):
+        stream = index.streams.get(key)
+        if stream is None and (num_frames == 0 or not index.has_targets):
+            continue
+        if stream is None:
+            raise DataFileError(
+                describe(
+                    f"HDF file {index.filename!r} has lengths but no data of the target {key!r}",
+                    expected=f"{num_frames} frames",
+                    got=0,
+                    todo=_WRITE_AGAIN,
+                )
+            )
+        if stream.num_frames != num_frames:
+            raise DataFileError(
+                describe(
+                    f"HDF file {index.filename!r} is inconsistent: data of {key!r} ({stream.path!r}) does not have as"
+                    f" many frames as {HDF_SEQ_LENGTHS_KEY!r} says",
+                    expected=f"{num_frames} frames for {index.num_seqs} sequences",
+                    got=stream.num_frames,
+                    todo=_WRITE_AGAIN,
+                )
+            )
+
+
+def _check_tags(h5_file: h5py.File, index: FileIndex) -> None:
+    tags = h5_file.get(SEQ_TAGS_KEY)
+    if tags is None or tags.ndim != 1 or tags.shape[0] != index.num_seqs:
+        raise DataFileError(
+            describe(
+                f"{SEQ_TAGS_KEY!r} of HDF file {index.filename!r} does not fit to {HDF_SEQ_LENGTHS_KEY!r}",
+                expected=f"{index.num_seqs} tags",
+                got=None if tags is None else list(tags.shape),
+                todo=_WRITE_AGAIN,
+            )
+        )

@@ -1,0 +1,287 @@
+"""Several HDF files as one corpus: columns of lengths and tags, and block reads bounded in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import h5py
+import numpy as np
+
+from returnn.datasets._hdf.file_index import FileIndex, StreamInfo, read_file_index
+from returnn.datasets._hdf.format import SEQ_TAGS_KEY
+from returnn.datasets._hdf.handles import HandleCache
+from returnn.datasets._hdf.tag_table import TagTable
+from returnn.errors import DataFileError, describe
+
+__all__ = ["CorpusReader"]
+
+# Neighbouring ranges of a file are read at once if at most this many bytes lie between them.
+_MAX_GAP_BYTES = 64 << 10
+# Sequences of at least this mean size are copied one by one; shorter ones through one index array.
+_MIN_BYTES_FOR_COPY = 4096
+
+
+class CorpusReader:
+    """
+    All streams of all files. Per data key, the frames of all files form one virtual array in the order of the files,
+    so the sequence i of the corpus is the range offsets(key)[i]:offsets(key)[i+1] of it.
+    """
+
+    def __init__(self, *, max_memory_bytes: int = 256 << 20, max_open_files: int = 64):
+        """
+        :param max_memory_bytes: if all streams together are not larger, a stream is read whole at its first use, and kept
+        :param max_open_files: number of files that stay open
+        """
+        self.handles = HandleCache(max_open_files)
+        self.files: list[FileIndex] = []
+        self.file_start: list[int] = [0]
+        self._max_memory_bytes = max_memory_bytes
+        self._frame_start: dict[str, list[int]] = {}
+        self._offsets: dict[str, np.ndarray] = {}
+        self._lens: dict[str, np.ndarray] = {}
+        self._in_memory: dict[str, np.ndarray] = {}
+        self._tags: TagTable | None = None
+
+    def inspect(self, filename: str) -> FileIndex:
+        """
+        :param filename: path
+        :return: its metadata, checked
+        :raises DataFileError: names the file
+        """
+        with self.handles.use(filename) as h5_file:
+            try:
+                return read_file_index(h5_file, filename)
+            except DataFileError:
+                raise
+            except (OSError, KeyError, ValueError, RuntimeError) as exc:
+                raise DataFileError(
+                    describe(
+                        f"Cannot read the metadata of HDF file {filename!r} ({type(exc).__name__}: {exc})",
+                        todo="The file is broken or has a dangling link; copy or write it again",
+                    )
+                ) from exc
+
+    def add(self, index: FileIndex) -> None:
+        """
+        :param index: of the next file, checked to fit to the earlier ones
+        """
+        self.files.append(index)
+        self.file_start.append(self.file_start[-1] + index.num_seqs)
+        for cache in (self._frame_start, self._offsets, self._lens, self._in_memory):
+            cache.clear()
+        self._tags = None
+
+    @property
+    def num_seqs(self) -> int:
+        """:return: of all files"""
+        return self.file_start[-1]
+
+    @property
+    def tags(self) -> TagTable:
+        """:return: of all files, read at the first use"""
+        if self._tags is None:
+            self._tags = TagTable.from_hdf(_TagDatasets(self))
+        return self._tags
+
+    def lens(self, key: str) -> np.ndarray:
+        """
+        :param key: data key, or the phantom target
+        :return: int64 [num_seqs], do not modify
+        """
+        lens = self._lens.get(key)
+        if lens is None:
+            columns = [index.column(key) for index in self.files]
+            lens = np.concatenate(columns).astype(np.int64) if columns else np.zeros(0, dtype=np.int64)
+            lens.flags.writeable = False
+            self._lens[key] = lens
+        return lens
+
+    def offsets(self, key: str) -> np.ndarray:
+        """
+        :param key: data key
+        :return: int64 [num_seqs+1], positions in the virtual array of this key
+        """
+        offsets = self._offsets.get(key)
+        if offsets is None:
+            offsets = np.zeros(self.num_seqs + 1, dtype=np.int64)
+            np.cumsum(self.lens(key), out=offsets[1:])
+            self._offsets[key] = offsets
+        return offsets
+
+    def frame_bytes(self, key: str) -> int:
+        """
+        :param key: data key
+        :return: size of one frame in memory
+        """
+        return self._stream(key).frame_bytes
+
+    def num_bytes(self) -> int:
+        """:return: size of all streams in memory"""
+        return sum(s.num_frames * s.frame_bytes for index in self.files for s in index.streams.values())
+
+    def read(self, key: str, seq_idxs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param key: data key
+        :param seq_idxs: int64 [B] corpus indices, in any order
+        :return: (frames of these sequences in this order [sum T, ...], own memory; their lengths int64 [B])
+        """
+        offsets = self.offsets(key)
+        starts = offsets[seq_idxs]
+        ends = offsets[seq_idxs + 1]
+        lens = ends - starts
+        if self._keeps_in_memory(key):
+            return _gather(self._load_stream(key), starts, lens), lens
+        return self._read_ranges(key, starts, lens), lens
+
+    def close(self) -> None:
+        """Close all files; they are opened again when needed."""
+        self.handles.close()
+
+    def _stream(self, key: str) -> StreamInfo:
+        for index in self.files:
+            if key in index.streams:
+                return index.streams[key]
+        raise KeyError(key)
+
+    def _keeps_in_memory(self, key: str) -> bool:
+        if key in self._in_memory:
+            return True
+        return self._stream(key).dtype.kind != "O" and self.num_bytes() <= self._max_memory_bytes
+
+    def _load_stream(self, key: str) -> np.ndarray:
+        data = self._in_memory.get(key)
+        if data is None:
+            stream = self._stream(key)
+            num_frames = sum(index.streams[key].num_frames for index in self.files)
+            data = np.empty((num_frames, *stream.shape), dtype=stream.dtype)
+            pos = 0
+            for index in self.files:
+                count = index.streams[key].num_frames
+                self._read_direct(index, key, 0, data[pos : pos + count])
+                pos += count
+            self._in_memory[key] = data
+        return data
+
+    def _read_direct(self, index: FileIndex, key: str, start: int, out: np.ndarray) -> None:
+        """
+        :param index: file
+        :param key: data key
+        :param start: frame in this file
+        :param out: to be filled
+        """
+        if not out.size:
+            return
+        path = index.streams[key].path
+        with self.handles.use(index.filename) as h5_file:
+            try:
+                dataset = h5_file[path]
+                if out.dtype.kind == "O":
+                    out[...] = dataset[start : start + len(out)]
+                else:
+                    dataset.read_direct(out, np.s_[start : start + len(out)])
+            except (OSError, KeyError, ValueError, RuntimeError) as exc:
+                raise DataFileError(
+                    describe(
+                        f"Cannot read frames {start} to {start + len(out)} of {path!r} from HDF file {index.filename!r}"
+                        f" ({type(exc).__name__}: {exc})",
+                        todo="The file is broken or was changed since the start; copy or write it again",
+                    )
+                ) from exc
+
+    def _frame_starts(self, key: str) -> list[int]:
+        starts = self._frame_start.get(key)
+        if starts is None:
+            starts = [0]
+            for index in self.files:
+                starts.append(starts[-1] + index.streams[key].num_frames)
+            self._frame_start[key] = starts
+        return starts
+
+    def _read_ranges(self, key: str, starts: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        """
+        Read ranges in file order, neighbours at once, and put them into the asked order.
+
+        :param starts: int64 [B] positions in the virtual array
+        :param lens: int64 [B]
+        :return: [sum lens, ...]
+        """
+        stream = self._stream(key)
+        out_offsets = np.zeros(len(lens) + 1, dtype=np.int64)
+        np.cumsum(lens, out=out_offsets[1:])
+        out = np.empty((int(out_offsets[-1]), *stream.shape), dtype=stream.dtype)
+        order = np.argsort(starts, kind="stable")
+        order = order[lens[order] > 0]
+        if not len(order):
+            return out
+        sorted_starts = starts[order]
+        sorted_ends = sorted_starts + lens[order]
+        frame_starts = np.asarray(self._frame_starts(key), dtype=np.int64)
+        # Last file that starts at or before: empty files before it share the start.
+        file_idxs = np.searchsorted(frame_starts, sorted_starts, side="right") - 1
+        reached = np.maximum.accumulate(sorted_ends)
+        max_gap = _MAX_GAP_BYTES // max(stream.frame_bytes, 1)
+        new_group = (sorted_starts[1:] - reached[:-1] > max_gap) | (file_idxs[1:] != file_idxs[:-1])
+        bounds = [0, *(np.flatnonzero(new_group) + 1).tolist(), len(order)]
+        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+            start = int(sorted_starts[first])
+            stop = int(reached[end - 1])
+            file_idx = int(file_idxs[first])
+            file_frame = start - int(frame_starts[file_idx])
+            if end == first + 1:
+                pos = int(out_offsets[order[first]])
+                self._read_direct(self.files[file_idx], key, file_frame, out[pos : pos + stop - start])
+                continue
+            block = np.empty((stop - start, *stream.shape), dtype=stream.dtype)
+            self._read_direct(self.files[file_idx], key, file_frame, block)
+            seqs = order[first:end]
+            for seq_start, length, pos in zip(
+                (starts[seqs] - start).tolist(), lens[seqs].tolist(), out_offsets[seqs].tolist(), strict=True
+            ):
+                out[pos : pos + length] = block[seq_start : seq_start + length]
+        return out
+
+
+class _TagDatasets:
+    """The tag datasets of all files, one after the other, so that not all files need to be open."""
+
+    def __init__(self, reader: CorpusReader):
+        self._reader = reader
+        self._next = 0
+
+    def __iter__(self) -> _TagDatasets:
+        return self
+
+    def __next__(self) -> h5py.Dataset:
+        if self._next >= len(self._reader.files):
+            raise StopIteration
+        index = self._reader.files[self._next]
+        self._next += 1
+        with self._reader.handles.use(index.filename) as h5_file:
+            return h5_file[SEQ_TAGS_KEY]
+
+
+def _gather(data: np.ndarray, starts: np.ndarray, lens: np.ndarray) -> np.ndarray:
+    """
+    :param data: [frames, ...]
+    :param starts: int64 [B]
+    :param lens: int64 [B]
+    :return: [sum lens, ...], the ranges one after the other, own memory
+    """
+    num_seqs = len(starts)
+    if not num_seqs:
+        return data[:0].copy()
+    out_offsets = np.zeros(num_seqs + 1, dtype=np.int64)
+    np.cumsum(lens, out=out_offsets[1:])
+    total = int(out_offsets[-1])
+    if np.array_equal(starts[1:], starts[:-1] + lens[:-1]):
+        return data[int(starts[0]) : int(starts[0]) + total].copy()
+    frame_bytes = data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=np.int64))
+    if total * frame_bytes >= _MIN_BYTES_FOR_COPY * num_seqs:
+        out = np.empty((total, *data.shape[1:]), dtype=data.dtype)
+        positions: Sequence[int] = out_offsets.tolist()
+        for pos, start, length in zip(positions, starts.tolist(), lens.tolist(), strict=False):
+            out[pos : pos + length] = data[start : start + length]
+        return out
+    idxs = np.repeat(starts - out_offsets[:-1], lens)
+    idxs += np.arange(total)
+    return data[idxs]
