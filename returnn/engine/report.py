@@ -117,13 +117,13 @@ class PassReport:
     A context manager: the bar is removed at exit.
     """
 
-    def __init__(self, prefix: str, stats: LoaderStats | None):
+    def __init__(self, prefix: str, loader: object):
         """
         :param prefix: of each line, e.g. "train epoch 1"
-        :param stats: of the loader; None: of a foreign loader, without statistics
+        :param loader: iterable over batches; its attribute ``stats`` (LoaderStats), if it has one, is that of the current pass
         """
         self.prefix = prefix
-        self._stats = stats
+        self._loader = loader
         self._bar: Any = None  # tqdm has no types
         self._filter: _BarFilter | None = None
         self._terminals: list[logging.Handler] = []
@@ -145,7 +145,7 @@ class PassReport:
             )
             self._filter = _BarFilter(self._bar)
             self._terminals = [
-                h for h in log.v[5].handlers if getattr(h, "stream", None) is sys.stdout or "Stdout" in type(h).__name__
+                h for h in logging.getLogger("returnn").handlers if getattr(h, "stream", None) is sys.stdout or "Stdout" in type(h).__name__
             ]
             for handler in self._terminals:
                 handler.addFilter(self._filter)
@@ -158,6 +158,10 @@ class PassReport:
                     handler.removeFilter(self._filter)
             self._bar.close()
             self._bar = None
+
+    @property
+    def _stats(self) -> LoaderStats | None:
+        return getattr(self._loader, "stats", None)
 
     @property
     def wants_numbers(self) -> bool:
@@ -189,7 +193,8 @@ class PassReport:
         self._bar.refresh()
 
     def _frac(self) -> float | None:
-        return self._stats.complete_frac if self._stats is not None else None
+        stats = self._stats
+        return stats.complete_frac if stats is not None else None
 
     def _postfix(self, now: float, losses: Mapping[str, float] | None) -> list[str]:
         elapsed = max(now - self._start, 1e-6)
@@ -197,22 +202,23 @@ class PassReport:
         frac = self._frac()
         if frac:
             parts.append(f"ETA {hms(elapsed / frac - elapsed)}")
-        if self._stats is not None:
-            parts.append(f"{self._stats.num_seqs_seen / elapsed:.0f} seqs/s")
-            padding = self._stats.padding_ratio
+        stats = self._stats
+        if stats is not None:
+            parts.append(f"{stats.num_seqs_seen / elapsed:.0f} seqs/s")
+            padding = stats.padding_ratio
             if padding is not None:
                 parts.append(f"padding {padding:.0%}")
-            parts.append(f"data wait {min(self._stats.secs_waited / elapsed, 1.0):.0%}")
+            parts.append(f"data wait {min(stats.secs_waited / elapsed, 1.0):.0%}")
         if losses:
             parts.append(format_losses(losses))
         return parts
 
     def summary(self) -> str | None:
         """:return: one line over the whole pass: rate, padding, waiting, dropped sequences; None without statistics"""
-        if self._stats is None:
+        stats = self._stats
+        if stats is None:
             return None
         elapsed = max(time.monotonic() - self._start, 1e-6)
-        stats = self._stats
         parts = [
             f"{stats.num_seqs_seen} seqs in {stats.num_batches} batches",
             f"{stats.num_seqs_seen / elapsed:.0f} seqs/s",

@@ -203,7 +203,7 @@ class RunCtx:
         """
         funcs: tuple[types.FunctionType, ...] | None = None
         if func is not None:
-            given = list(func) if isinstance(func, (list, tuple)) else [func]
+            given: list[Any] = list(func) if isinstance(func, (list, tuple)) else [func]
             for f in given:
                 if not isinstance(f, types.FunctionType):
                     raise TypeError(f"train_flag_ctx: func must be a Python function or a list of them, got {f!r}")

@@ -28,7 +28,7 @@ from returnn.config import Config
 from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
-from returnn.engine.model_files import existing_models, optimizer_filename
+from returnn.engine.model_files import optimizer_filename
 from returnn.engine.report import PassReport, format_losses, step_line, with_first_batch_notice
 from returnn.errors import CheckpointError, DatasetError, NonFiniteLossError
 from returnn.forward_iface import ForwardCallbackIface
@@ -96,7 +96,7 @@ class Engine(EngineBase):
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def init_train(
-        self, train_data: Dataset | Mapping[str, Any] | None = None, dev_data: Dataset | Mapping[str, Any] | None = None
+        self, train_data: Dataset | None = None, dev_data: Dataset | None = None
     ) -> None:
         """
         Prepare training: datasets, loaders, model, optimizer, from scratch or from a checkpoint.
@@ -114,13 +114,14 @@ class Engine(EngineBase):
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
 
         start = self.get_start_point(self.config)
-        self._start_epoch = start.train_start_epoch
+        self._start_epoch = start.start_epoch
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
         self._load_model(epoch=self._start_epoch, filename=start.filename)
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
         self._set_precision()
+        assert self._model is not None
         self._updater = Updater(
             config=self.config,
             network=self._model,
@@ -135,7 +136,7 @@ class Engine(EngineBase):
         assert functions.train_step is not None
         self._train_step_func = UserFunction(functions.train_step)
 
-    def init_forward(self, forward_data: Dataset | Mapping[str, Any] | None = None) -> None:
+    def init_forward(self, forward_data: Dataset | None = None) -> None:
         """
         Prepare forwarding with the checkpoint of option ``load``.
 
@@ -175,6 +176,7 @@ class Engine(EngineBase):
             name=name,
             role=role,
             seed=self._options.random_seed,
+            pin_memory=torch.device(self._device).type == "cuda",
         )
 
     def _load_model(self, *, epoch: int | None, filename: str | None = None) -> None:
@@ -421,10 +423,7 @@ class Engine(EngineBase):
         self._epoch_mp_shared.value = self.epoch
         self._model.eval()
         init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
-        own_models = existing_models(CheckpointOptions.from_config(self.config).model).values()
-        own = self.epoch > 0 and start.filename is not None and any(
-            os.path.realpath(start.filename) == os.path.realpath(path) for path in own_models
-        )
+        own = start.is_own_model and self.epoch > 0
         try:
             for name, loader in self._eval_dataloaders.items():
                 scores = self._eval_dataset(name, loader)
@@ -558,7 +557,7 @@ class Engine(EngineBase):
             return
         opt_filename = optimizer_filename(filename)
         self._updater.save_optimizer(opt_filename)
-        self._cleanup_optimizer_files()
+        self.prune_optimizer_files()
 
     def _checkpoint_filename(self) -> str | None:
         """:return: path without suffix; None if nothing is to be written"""
@@ -580,7 +579,7 @@ class Engine(EngineBase):
     def _pass_report(self, what: str, loader: Loader) -> PassReport:
         self.time_since_last_step = None
         epoch = self._forward_epoch if what == "forward" else self.epoch
-        return PassReport(f"{what} epoch {epoch}", getattr(loader, "stats", None))
+        return PassReport(f"{what} epoch {epoch}", loader)
 
     def _report_step(
         self,

@@ -24,10 +24,10 @@ def print_start(start: StartPoint, *, final_epoch: int | None, lr_control: Learn
     """
     text = _KINDS[start.kind].format(epoch=start.epoch, filename=start.filename)
     if final_epoch is not None:
-        if start.train_start_epoch > final_epoch:
+        if start.start_epoch > final_epoch:
             text += f". Nothing to train: all {final_epoch} epochs are done (num_epochs); raise num_epochs to go on"
         else:
-            text += f"; train epochs {start.train_start_epoch} to {final_epoch}"
+            text += f"; train epochs {start.start_epoch} to {final_epoch}"
     print(start.log_line, file=log.v4)
     print(text, file=log.v2)
     for note in start.notes:
