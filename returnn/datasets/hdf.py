@@ -27,6 +27,7 @@ from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import Dataset, DatasetSeq
 from returnn.datasets.cached import CachedDataset
 from returnn.datasets.ragged import Ragged
+from returnn.datasets.seq_order import SeqOrder
 from returnn.datasets.stream_hdf import (
     FeatureSequenceStreamParser,
     NextGenHDFDataset,
@@ -459,7 +460,7 @@ class HDFDataset(CachedDataset):
         in_sequence = seq_idx == old.start + old.num_seqs or old.num_seqs == 0
         self._next_block_size = self._next_block_size * 4 if in_sequence else 1
         self._block = block = SeqBlock.choose(
-            order, int(seq_idx), self._next_block_size, self._reader, [key for key in self.data_dtype]
+            order, int(seq_idx), self._next_block_size, self._reader, list(self.data_dtype)
         )
         self._next_block_size = max(block.num_seqs, 1)
         return block

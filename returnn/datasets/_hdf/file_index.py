@@ -168,9 +168,10 @@ def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> np.ndar
 
 
 def _get_input_stream(h5_file: h5py.File, filename: str) -> StreamInfo:
-    inputs = h5_file[INPUTS_KEY]
-    if inputs.ndim == 0:
-        raise DataFileError(describe(f"'inputs' of HDF file {filename!r} is a scalar", todo=_WRITE_AGAIN))
+    inputs = h5_file.get(INPUTS_KEY)
+    if inputs is None or inputs.ndim == 0:
+        what = "a link to nowhere" if inputs is None else "a scalar"
+        raise DataFileError(describe(f"'inputs' of HDF file {filename!r} is {what}", todo=_WRITE_AGAIN))
     if inputs.ndim >= 2:
         dim = int(inputs.shape[-1])
     elif HDF_INPUT_PATT_SIZE_KEY in h5_file.attrs:
@@ -189,7 +190,7 @@ def _get_target_stream(
     h5_file: h5py.File, filename: str, key: str
 ) -> tuple[StreamInfo | None, list[int] | tuple[int, int]]:
     path = f"{TARGETS_KEY}/data/{key}"
-    dataset = h5_file[path] if path in h5_file else None
+    dataset = h5_file.get(path)  # None also for a dangling link
     size_group = h5_file.get(f"{TARGETS_KEY}/size")
     size = size_group.attrs.get(key) if size_group is not None else None
     if dataset is not None and dataset.ndim == 0:
