@@ -251,7 +251,7 @@ def execute_main_task() -> None:
 
     run_task(options.task, conf, engine, after_init=after_init)
     unread = check.unread_command_line_keys(conf)
-    if unread:
+    if unread and options.task != "nop":
         print("Note: nothing has read these keys of the command line:", ", ".join(unread), file=log.v2)
     print(f"elapsed: {hms_fraction(time.monotonic() - start_time)}", file=log.v3)
 

@@ -6,6 +6,7 @@ import datetime
 import os
 import sys
 
+from returnn._config.cmdline import SHORT_OPTIONS
 from returnn.cli.tasks import REFUSED_TASKS, TASKS
 
 __all__ = ["usage_line", "help_text", "version_text", "start_info"]
@@ -21,7 +22,7 @@ datasets (train, dev, eval_datasets, forward), functions (get_model, train_step,
 Options of the command line:
   ++KEY VALUE        set option KEY; overrides the config. VALUE is a Python literal (1000, 1e-3, True, [1,2], "{{'a': 1}}"),
                      or else a text. A negative number needs a plus before it: ++KEY +-0.5
-  --KEY VALUE        the same
+  --KEY VALUE        the same; short forms: {short_options}
   --config FILE      load one more config file
   -h, --help         show this text and exit
   -V, --version      show the version and exit
@@ -60,6 +61,7 @@ def help_text(program: str) -> str:
         usage=usage_line(program),
         program=_shown(program),
         default_task="train",
+        short_options=", ".join(f"-{short} {key}" for short, key in SHORT_OPTIONS.items()),
         tasks="\n".join(f"  {name:<{width}}  {task.doc}" for name, task in TASKS.items()),
         refused=", ".join(REFUSED_TASKS),
     )

@@ -1,0 +1,108 @@
+"""Ctrl-C and SIGTERM while a run is at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from returnn.cli.signals import SignalHandling, Terminated, end_children
+from tests.cli.helpers import command, environment, write_config
+
+#: Says that it runs, then waits long; notes in a file that it was unwound.
+SLEEP = """
+import sys, time
+task = "config:wait"
+log_verbosity = 4
+
+def wait():
+    try:
+        print("WAITING", flush=True)
+        time.sleep(100)
+    finally:
+        open("unwound", "w").close()
+"""
+CHILDREN = """
+import subprocess, sys, time, multiprocessing
+task = "config:wait"
+log_verbosity = 4
+
+def wait():
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(100,))
+    child.start()
+    print("WAITING", child.pid, flush=True)
+    time.sleep(100)
+"""
+
+
+def start(folder: Path, text: str) -> tuple[subprocess.Popen[str], str]:
+    """:return: the process, and the line that shows that it works"""
+    write_config(folder, text)
+    proc = subprocess.Popen(
+        command(["my.config"]), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    assert proc.stdout is not None
+    for line in proc.stdout:
+        if line.startswith("WAITING"):
+            return proc, line
+    raise AssertionError(f"ended early: {proc.communicate()[1]}")
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    proc, _ = start(tmp_path, SLEEP)
+    proc.send_signal(signal.SIGINT)
+    out, err = proc.communicate(timeout=60)
+    assert proc.returncode == 1
+    assert out.splitlines() == ["KeyboardInterrupt", "Quitting"]
+    assert err == ""
+    assert (tmp_path / "unwound").exists()
+
+
+def test_two_fast_ctrl_c(tmp_path: Path) -> None:
+    proc, _ = start(tmp_path, SLEEP)
+    proc.send_signal(signal.SIGINT)
+    proc.send_signal(signal.SIGINT)
+    out, err = proc.communicate(timeout=60)
+    assert proc.returncode == 1
+    assert out.splitlines() == ["KeyboardInterrupt", "Quitting"]
+    assert err == ""
+    assert (tmp_path / "unwound").exists()
+
+
+def test_sigterm(tmp_path: Path) -> None:
+    proc, _ = start(tmp_path, SLEEP)
+    proc.send_signal(signal.SIGTERM)
+    out, err = proc.communicate(timeout=60)
+    assert proc.returncode == 143
+    assert out.splitlines() == ["Quitting"]
+    assert err == ""
+    assert (tmp_path / "unwound").exists()
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_children_end_too(signum: signal.Signals, code: int, tmp_path: Path) -> None:
+    proc, line = start(tmp_path, CHILDREN)
+    child_pid = int(line.split()[1])
+    proc.send_signal(signum)
+    proc.communicate(timeout=60)
+    assert proc.returncode == code
+    with pytest.raises(ProcessLookupError):
+        os.kill(child_pid, 0)
+
+
+def test_handlers_are_restored_after_a_normal_end() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with SignalHandling():
+        pass
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_terminated_carries_the_exit_code() -> None:
+    assert Terminated().code == 143
+
+
+def test_end_children_without_children() -> None:
+    end_children()
