@@ -60,6 +60,11 @@ class StdoutHandler(logging.StreamHandler):
     def stream(self, stream: TextIO) -> None:
         pass
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A reader that is gone (``rnn.py my.config | head``) is no reason to complain at each line."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
 
 class _FileHandler(logging.FileHandler):
     """Appends. Each record is written at once, so several processes can share the file."""
