@@ -23,6 +23,7 @@ from returnn.lr import lr_file
 from returnn.options.checkpoint import CheckpointOptions, CleanupOptions, should_write_to_disk
 from returnn.options.data import DataOptions
 from returnn.options.learning_rate import LearningRateOptions
+from returnn.util.basic import confirm, human_bytes_size
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -63,11 +64,13 @@ class EngineBase:
         :raises MissingOptionError: a dataset is neither given nor set in the config
         """
         options = DataOptions.from_config(self.config)
-        self.train_dataset = train_data or init_dataset(options.require_train(), default_kwargs={"name": "train"})
+        if train_data is None:
+            options.require_train()  # mistakes first, data later
+        self._init_learning_rate_control()
+        if train_data is None:
+            train_data = init_dataset(options.require_train(), default_kwargs={"name": "train"})
+        self.train_dataset = train_data
         self._init_eval_datasets(options, dev_data)
-        self.learning_rate_control = load_learning_rate_control_from_config(self.config)
-        self.learning_rate = self.learning_rate_control.default_learning_rate
-        self.learning_rate_control.warn_if_learning_rates_end_early(self.config_get_final_epoch(self.config))
 
     def init_eval(self, dev_data: Dataset | None = None) -> None:
         """
@@ -77,8 +80,13 @@ class EngineBase:
         :raises MissingOptionError: no dataset to evaluate is set in the config
         """
         options = DataOptions.from_config(self.config)
+        self._init_learning_rate_control()
         self._init_eval_datasets(options, dev_data, need_dev=not options.eval_datasets)
+
+    def _init_learning_rate_control(self) -> None:
         self.learning_rate_control = load_learning_rate_control_from_config(self.config)
+        self.learning_rate = self.learning_rate_control.default_learning_rate
+        self.learning_rate_control.warn_if_learning_rates_end_early(self.config_get_final_epoch(self.config))
 
     def _init_eval_datasets(self, options: DataOptions, dev_data: Dataset | None, *, need_dev: bool = True) -> None:
         self.eval_datasets.clear()
@@ -246,12 +254,14 @@ class EngineBase:
         """
         options = CheckpointOptions.from_config(self.config)
         existing = self.get_existing_models(self.config)
+        existing = {ep: path for ep, path in existing.items() if os.path.isfile(path + model_files.MODEL_POSTFIX)}
         control = self.learning_rate_control or load_learning_rate_control_from_config(self.config)
         plan = plan_cleanup(
             existing,
             {epoch: data.error for epoch, data in control.epoch_data.items()},
             options.cleanup or CleanupOptions(),
             mainline_dialect=options.mainline_dialect,
+            current_epoch=self.epoch,
         )
         for level, line in plan.messages:
             print(line, file=_log_stream(level))
@@ -305,14 +315,6 @@ def _delete_if_exists(filename: str) -> int:
     size = os.path.getsize(filename)
     os.remove(filename)
     return size
-
-
-def human_bytes_size(n: int) -> str:
-    return f"{n}B"
-
-
-def confirm(text: str, exit_on_false: bool = False) -> bool:
-    return True
 
 
 def _log_stream(level: int) -> Any:  # Any: a stream of the log

@@ -27,6 +27,7 @@ def plan_cleanup(
     options: CleanupOptions,
     *,
     mainline_dialect: bool = False,
+    current_epoch: int | None = None,
 ) -> CleanupPlan:
     """
     Keep the last epochs, some fixed ones, and the best ones of each score.
@@ -35,6 +36,7 @@ def plan_cleanup(
     :param scores: epoch -> score key -> value, lower is better. Also of epochs that are not stored
     :param options:
     :param mainline_dialect: a pattern of epochs is kept if ``keep`` is not given
+    :param current_epoch: always kept. It is not the last one if later checkpoints of an earlier training are there
     """
     stored = sorted(epochs)
     messages: list[tuple[int, str]] = []
@@ -52,6 +54,8 @@ def plan_cleanup(
         )
         return CleanupPlan(stored, [], messages)
     keep = set(stored[-last_n:])
+    if current_epoch is not None:
+        keep.add(current_epoch)
     if options.keep is not None:
         keep |= options.keep
     elif mainline_dialect:

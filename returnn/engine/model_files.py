@@ -72,7 +72,7 @@ def _epoch_files(model_filename: str | None) -> dict[int, set[str]]:
     res: dict[int, set[str]] = {}
     for name in names:
         match = pattern.fullmatch(name)
-        if match and f"{int(match[1]):03d}" == match[1] and os.path.exists(os.path.join(folder, name)):
+        if match and f"{int(match[1]):03d}" == match[1] and os.path.isfile(os.path.join(folder, name)):
             res.setdefault(int(match[1]), set()).add(match[2] or "")
     return res
 
@@ -142,7 +142,10 @@ def _is_whole_zip(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
-            return bool(entries) and all(e.header_offset + e.compress_size <= file.start_dir for e in entries)
+            # zipfile corrects all offsets if something is missing or added before the table of contents.
+            return min((e.header_offset for e in entries), default=-1) == 0 and all(
+                e.header_offset + e.compress_size <= file.start_dir for e in entries
+            )
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error, NotImplementedError):
         return False
 
@@ -181,7 +184,7 @@ def newest_whole(models: dict[int, str], *, need_optimizer: bool) -> tuple[int |
     :param need_optimizer: the optimizer file must be there too
     :return: epoch of the newest usable checkpoint, None if there is none; the problems of the newer ones
     """
-    problems = []
+    problems: list[str] = []
     for epoch in sorted(models, reverse=True):
         problem = _problem(models[epoch], need_optimizer=need_optimizer)
         if problem is None:
@@ -472,7 +475,10 @@ def delete_model(path: str, *, with_optimizer: bool = False) -> int:
     :param path: of a checkpoint, without suffix. Its ".pt" file must exist
     :param with_optimizer: also delete its optimizer file, if it exists
     :return: number of bytes
+    :raises CheckpointError: it does not exist
     """
+    if not os.path.isfile(path + MODEL_POSTFIX):
+        raise CheckpointError(f"checkpoint {path + MODEL_POSTFIX!r} does not exist, so it cannot be deleted.")
     filenames = [path + MODEL_POSTFIX]
     if with_optimizer and os.path.exists(path + OPTIMIZER_POSTFIX):
         filenames.append(path + OPTIMIZER_POSTFIX)

@@ -67,12 +67,16 @@ class EpochData:
         Merge scores into the existing ones.
 
         :param error: score key -> number; keys with prefix ":meta:" -> anything
+        :raises TypeError: a score is not a number
         """
         for key, value in error.items():
             if key.startswith(META_PREFIX):
                 self.meta[key[len(META_PREFIX) :]] = value
-            else:
+                continue
+            try:
                 self.error[key] = float(value)
+            except (TypeError, ValueError) as exc:
+                raise TypeError(f"score {key!r}: expected a number, got {value!r}") from exc
 
     def error_with_meta(self) -> dict[str, Any]:
         """:return: the dict as it stands in the file: scores, and the facts under prefixed keys"""
