@@ -18,6 +18,7 @@ from returnn._config.module import install_config_module
 from returnn._state import state
 from returnn.errors import OptionError
 from returnn.log import log
+from returnn.util.exception_hook import init_better_exchook
 from returnn.util.strings import to_bool
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "set_global_config",
     "get_global_config",
     "global_config_ctx",
+    "SubProcCopyGlobalConfigPreInitFunc",
     "load_config",
     "split_command_line",
     "CONFIG_MODULE_NAME",
@@ -200,7 +202,7 @@ class Config:
     def typed_value(self, key: str, default: Any = None, index: builtins.int | None = None) -> Any:
         """
         :param key: option
-        :param default: if unset
+        :param default: if unset; the index counts for it as well
         :param index: element of a list or tuple; other values only have index 0
         :return: the object itself. A text from the command line is parsed as a literal (``1000``, ``{"a": 1}``), or
             true/false in any case, else it stays a str
@@ -210,7 +212,7 @@ class Config:
         elif key in self.dict:
             value = self._parsed_untyped(key)
         else:
-            return default
+            value = default
         if index is None:
             return value
         if isinstance(value, (list, tuple)):
@@ -412,6 +414,22 @@ def global_config_ctx(config: Config | None) -> Iterator[Config | None]:
         set_global_config(earlier)
 
 
+class SubProcCopyGlobalConfigPreInitFunc:
+    """Picklable function: makes a new process ready with a copy of the global config of this one, and its log."""
+
+    def __init__(self) -> None:
+        self.global_config: Config | None = get_global_config(raise_exception=False)
+
+    def __call__(self) -> None:
+        """Call it first in the new process."""
+        init_better_exchook()
+        set_global_config(self.global_config)
+        if self.global_config is not None:
+            log.init_by_config(self.global_config)
+        elif not log.initialized:
+            log.initialize(verbosity=[5])
+
+
 def split_command_line(args: Sequence[str]) -> tuple[builtins.list[str], builtins.list[str]]:
     """
     :param args: without the program name
@@ -479,9 +497,8 @@ class _TrackedLoad:
         stored, loaded, sees_everything = files.module_level_names(filename)
         after = config.typed_dict
         changed = {key for key in after if key not in before or after[key] is not before[key]}
-        # Names that it set itself before reading are not input, but telling that apart needs the order: only count
-        # those that it did not set.
-        self._inputs = (reads | loaded) - stored - changed
+        # A global that the file assigns as well was assigned before it was read: else the first load had failed.
+        self._inputs = reads | (loaded - stored - changed)
         self._input_values = {key: self._get(key, before, before_untyped) for key in self._inputs}
         self._repeatable = not sees_everything
         self._updates = {key: after[key] for key in after if key in stored or key in changed}

@@ -7,6 +7,7 @@ The namespace of the config and the Config itself are references inside the pick
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import importlib
@@ -57,7 +58,7 @@ class NotPicklable:
             raise AttributeError(item)
         return self._fail()
 
-    __call__ = __getitem__ = __setitem__ = __iter__ = __len__ = __bool__ = __enter__ = __contains__ = _fail
+    __call__ = __getitem__ = __setitem__ = __iter__ = __len__ = __bool__ = __enter__ = __exit__ = __contains__ = _fail
     __add__ = __radd__ = __mul__ = __rmul__ = __float__ = __int__ = __index__ = _fail
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -182,7 +183,7 @@ class _Pickler(pickle.Pickler):
             contents = (cell.cell_contents,)
         except ValueError:  # empty
             contents = ()  # type: ignore[assignment]
-        return types.CellType, (), contents, None, None, _set_cell
+        return _make_cell, (), contents, None, None, _set_cell
 
     def _reduce_class(self, cls: type) -> Any:
         if issubclass(cls, enum.Enum):
@@ -202,8 +203,9 @@ class _Pickler(pickle.Pickler):
         skipped = {"__dict__", "__weakref__", "__slots__", "_abc_impl", "__module__", "__qualname__"}
         skipped.update([slots] if isinstance(slots, str) else slots or ())
         state = {key: value for key, value in cls.__dict__.items() if key not in skipped}
-        bases = cls.__dict__.get("__orig_bases__", cls.__bases__)
-        return _make_class, (type(cls), cls.__name__, bases, kwargs), state, None, None, _set_class_state
+        if "__orig_bases__" in cls.__dict__:  # typing.Generic looks at it when the class is created
+            kwargs["__orig_bases__"] = cls.__dict__["__orig_bases__"]
+        return _make_class, (type(cls), cls.__name__, cls.__bases__, kwargs), state, None, None, _set_class_state
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         if module.__name__ == CONFIG_MODULE_NAME:
@@ -225,7 +227,8 @@ class _Pickler(pickle.Pickler):
         return _make_cached_property, (obj.func, obj.attrname)
 
     def _reduce_type_var(self, obj: Any) -> Any:
-        if obj.__module__ != CONFIG_MODULE_NAME:
+        # Unpickled ones count as defined in this module.
+        if obj.__module__ not in (CONFIG_MODULE_NAME, __name__):
             return NotImplemented
         return _make_type_var, (
             obj.__name__,
@@ -234,7 +237,19 @@ class _Pickler(pickle.Pickler):
         )
 
     def _reduce_mapping_proxy(self, obj: Any) -> Any:
-        return types.MappingProxyType, (dict(obj),)
+        return _make_mapping_proxy, (dict(obj),)
+
+    def _reduce_dataclass_marker(self, obj: Any) -> Any:
+        # Compared by identity in dataclasses, so by name.
+        return _DATACLASS_MARKERS.get(id(obj), NotImplemented)
+
+
+# Private: there is no other way to pickle the fields of a dataclass.
+_DATACLASS_MARKERS: typing.Final[dict[int, str]] = {
+    id(value): name
+    for name, value in vars(dataclasses).items()
+    if name in ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY")
+}
 
 
 _REDUCERS: typing.Final[dict[type, Any]] = {
@@ -248,6 +263,11 @@ _REDUCERS: typing.Final[dict[type, Any]] = {
     functools.cached_property: _Pickler._reduce_cached_property,
     typing.TypeVar: _Pickler._reduce_type_var,
     types.MappingProxyType: _Pickler._reduce_mapping_proxy,
+    **{
+        type(getattr(dataclasses, name)): _Pickler._reduce_dataclass_marker
+        for name in _DATACLASS_MARKERS.values()
+        if not isinstance(getattr(dataclasses, name), type)
+    },
 }
 
 
@@ -326,15 +346,18 @@ def _set_function_state(func: types.FunctionType, state: dict[str, Any]) -> None
         setattr(func, key, value)
 
 
+def _make_cell() -> types.CellType:
+    return types.CellType()
+
+
 def _set_cell(cell: types.CellType, contents: tuple[Any, ...]) -> None:
     if contents:
         cell.cell_contents = contents[0]
 
 
-def _make_class(metaclass: type, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
-    resolved = types.resolve_bases(bases)
-    # A function of the class body that Python calls at creation must not run twice: it is set afterwards.
-    return types.new_class(name, resolved, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+def _make_class(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+    # Without the content of the class body, which may refer to the class; that is set afterwards.
+    return types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
 
 
 # Set by Python itself, or read-only.
@@ -383,6 +406,10 @@ def _make_cached_property(func: Any, attrname: str | None) -> Any:
     if attrname is not None:
         result.__set_name__(None, attrname)
     return result
+
+
+def _make_mapping_proxy(content: dict[Any, Any]) -> types.MappingProxyType[Any, Any]:
+    return types.MappingProxyType(content)
 
 
 def _make_type_var(name: str, constraints: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

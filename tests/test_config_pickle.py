@@ -1,0 +1,218 @@
+"""The state of worker processes: with real spawned and fork-served processes, also nested."""
+
+from __future__ import annotations
+
+import functools
+import io
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from returnn._state import process_state_ctx, state
+from returnn.config import Config, global_config_ctx
+from returnn.config_pickle import dumps_for_worker, loads_in_worker
+from returnn.errors import ConfigError
+from tests.helpers import ROOT, program_env
+
+_CONFIG = """\
+#!rnn.py
+import os, threading
+from cfg_helpers import Base, scale
+log_verbosity = [5]
+base = 10
+lock = threading.Lock()
+
+def add(x, offset=1):
+    return x + base + offset
+
+class Child(Base):
+    def __call__(self, x):
+        return super().__call__(add(x))
+
+square = lambda x: x * x
+"""
+
+_SCRIPT = """\
+import functools, multiprocessing, sys
+from returnn.config import get_global_config, load_config, set_global_config
+from returnn.config_pickle import dumps_for_worker, loads_in_worker
+
+METHOD = sys.argv[1]
+
+
+def worker(data, level, queue):
+    obj = loads_in_worker(data)
+    check(obj, level, queue)
+
+
+def check(obj, level, queue):
+    import faulthandler, __returnn_config__
+    from returnn.log import log
+    from returnn._state import state
+
+    config = get_global_config()
+    d = config.typed_dict
+    assert obj["add"] is d["add"] and obj["child"].__class__ is d["Child"] and obj["partial"].func is d["add"]
+    assert __returnn_config__.add is d["add"]
+    assert d["config"] is config and config.typed_value("untyped") == 5
+    result = (level, obj["add"](1), obj["partial"](), obj["child"](1), obj["square"](3), state.world_size)
+    if level:
+        assert log.initialized and log.verbose[5] and faulthandler.is_enabled()
+        assert sys.excepthook is not sys.__excepthook__
+    queue.put(result)
+    if level < 2:
+        context = multiprocessing.get_context(METHOD)
+        proc = context.Process(target=worker, args=(dumps_for_worker(obj), level + 1, queue))
+        proc.start()
+        proc.join()
+        assert proc.exitcode == 0
+
+
+if __name__ == "__main__":
+    from returnn._state import state
+    from returnn.log import log
+
+    load_config("my.config", ["++base", "20", "++untyped", "5"], on_created=set_global_config)
+    log.init_by_config(get_global_config())
+    state.world_size = 3
+    d = get_global_config().typed_dict
+    obj = dict(add=d["add"], partial=functools.partial(d["add"], 1, offset=2), child=d["Child"](2), square=d["square"])
+    queue = multiprocessing.get_context(METHOD).Queue()
+    check(obj, 0, queue)
+    results = [queue.get() for _ in range(3)]
+    assert results == [(level, 22, 23, 44, 9, 3) for level in range(3)], results
+    print("all good")
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_nested_workers(method: str, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "cfg_helpers.py").write_text(
+        "class Base:\n    def __init__(self, f): self.f = f\n    def __call__(self, x): return scale(x, self.f)\n"
+        "def scale(x, f): return x * f\n"
+    )
+    config = _CONFIG.replace(
+        "import os, threading", "import os, sys, threading\nsys.path.insert(0, os.path.abspath('lib'))"
+    )
+    (tmp_path / "my.config").write_text(config)
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    proc = subprocess.run(
+        [sys.executable, "script.py", method],
+        cwd=tmp_path,
+        env=program_env({"PYTHONPATH": str(ROOT)}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert proc.returncode == 0, proc.stdout + proc.stderr
+    assert proc.stdout.strip().endswith("all good")
+
+
+def test_config_in_package_in_worker(tmp_path: Path) -> None:
+    package = tmp_path / "cfg_package_b"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "other.py").write_text("value = 3\n")
+    (package / "conf.py").write_text("from .other import value\ndef f(x):\n  return x + value\n")
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """\
+            import multiprocessing
+            from returnn.config import get_global_config, load_config, set_global_config
+            from returnn.config_pickle import dumps_for_worker, loads_in_worker
+
+            def worker(data):
+                f = loads_in_worker(data)
+                assert get_global_config().typed_dict["f"] is f and f.__module__ == "cfg_package_b.conf"
+                print("result", f(4), flush=True)
+
+            if __name__ == "__main__":
+                set_global_config(load_config("cfg_package_b/conf.py"))
+                f = get_global_config().typed_dict["f"]
+                proc = multiprocessing.get_context("spawn").Process(target=worker, args=(dumps_for_worker(f),))
+                proc.start()
+                proc.join()
+            """
+        )
+    )
+    proc = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=program_env({"PYTHONPATH": str(ROOT)}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert proc.stdout.strip() == "result 7", proc.stdout + proc.stderr
+
+
+def test_pre_init_func(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """\
+            import io, multiprocessing
+            from returnn.config import *
+            from returnn.log import log
+
+            def worker(pre_init, ):
+                assert get_global_config(raise_exception=False) is not None  # since unpickling
+                pre_init()
+                assert log.initialized and log.verbose[4] and not log.verbose[5]
+                print("result", get_global_config().typed_dict["f"](1), flush=True)
+
+            if __name__ == "__main__":
+                config = Config()
+                config.load_file(io.StringIO("#!x\\nlog_verbosity = [4]\\ny = 2\\ndef f(x): return x + y"))
+                set_global_config(config)
+                func = SubProcCopyGlobalConfigPreInitFunc()
+                proc = multiprocessing.get_context("spawn").Process(target=worker, args=(func,))
+                proc.start()
+                proc.join()
+            """
+        )
+    )
+    proc = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=program_env({"PYTHONPATH": str(ROOT)}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert proc.stdout.strip() == "result 3", proc.stdout + proc.stderr
+
+
+def test_without_config() -> None:
+    with process_state_ctx(global_config=None, worker_id=3):
+        data = dumps_for_worker([1, {"a": 2}])
+    with process_state_ctx(global_config=None):
+        hooks = sys.excepthook
+        try:
+            assert loads_in_worker(data) == [1, {"a": 2}]
+        finally:
+            sys.excepthook = hooks
+        assert state.worker_id == 3 and state.global_config is None
+
+
+def test_local_function_and_lambda_by_value() -> None:
+    offset = 5
+
+    def local(x: int) -> int:
+        return x + offset
+
+    with global_config_ctx(Config()):
+        f, g, h = loads_in_worker(dumps_for_worker((local, lambda x: local(x) * 2, functools.partial(local, 1))))
+    assert (f(1), g(1), h()) == (6, 12, 6)
+    assert f.__globals__ is local.__globals__
+
+
+def test_object_that_cannot_be_pickled() -> None:
+    with (
+        global_config_ctx(Config()),
+        pytest.raises(ConfigError, match="TextIOWrapper cannot be sent to a worker process"),
+    ):
+        dumps_for_worker(io.TextIOWrapper(io.BytesIO()))
