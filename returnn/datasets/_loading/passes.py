@@ -1,0 +1,28 @@
+"""
+One pass over the data: chooses the way of reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from returnn.datasets._loading.bulk import iter_blocks_bulk, probe_bulk
+from returnn.datasets._loading.per_seq import iter_blocks_per_seq
+from returnn.datasets._loading.source import Alloc, Block, PassContext
+
+__all__ = ["iter_blocks"]
+
+
+def iter_blocks(ctx: PassContext, alloc: Alloc) -> Iterator[Block]:
+    """
+    One pass, from ``init_seq_order`` on. Both ways of reading give identical batches.
+
+    :param ctx: new
+    :param alloc: where the arrays of datasets with the bulk protocol are written
+    """
+    ctx.start()
+    keys = probe_bulk(ctx.dataset)
+    if keys is not None:
+        yield from iter_blocks_bulk(ctx, keys, alloc)
+    else:
+        yield from iter_blocks_per_seq(ctx)

@@ -1,0 +1,150 @@
+"""
+Batches from a dataset that gives one sequence after the other (any dataset, e.g. classes of users).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+
+from returnn.datasets._loading.chunking import chunk_bounds
+from returnn.datasets._loading.collate import collate_samples, is_list_dtype
+from returnn.datasets._loading.limits import BatchState, SeqPosition
+from returnn.datasets._loading.source import BatchInfo, Block, PassContext
+from returnn.options.batching import NON_DATA_KEYS
+
+__all__ = ["iter_blocks_per_seq", "sample_lengths", "chunk_sample", "iter_seqs"]
+
+#: One sequence: data key -> array, seq_idx -> int, seq_tag -> str.
+Sample = dict[str, Any]
+
+
+def sample_lengths(sample: Sample) -> dict[str, int]:
+    """:return: frames of each value with a time axis"""
+    return {
+        key: value.shape[0] for key, value in sample.items() if isinstance(value, numpy.ndarray) and value.ndim >= 1
+    }
+
+
+def batch_lengths(sample: Sample, *, count_scalars: bool) -> dict[str, int]:
+    """:return: lengths as they count for batch limits"""
+    if count_scalars:
+        return {
+            key: value.shape[0] if isinstance(value, numpy.ndarray) and value.ndim >= 1 else 1
+            for key, value in sample.items()
+        }
+    return sample_lengths(sample)
+
+
+def iter_seqs(ctx: PassContext) -> Iterator[tuple[int, Sample]]:
+    """
+    All sequences of this worker's shard.
+
+    :return: position in the epoch of the dataset, and the sequence. seq_idx counts within the shard
+    """
+    dataset = ctx.dataset
+    keys: list[str] | None = None
+    seq_idx = 0
+    while True:
+        position = ctx.epoch_position(seq_idx)
+        ctx.position, ctx.seq_tag = position, None
+        if not dataset.is_less_than_num_seqs(position):
+            break
+        dataset.load_seqs(position, position + 1)
+        if keys is None:
+            keys = list(dataset.get_data_keys())
+            ctx.check_keys(keys)
+        sample: Sample = {key: dataset.get_data(position, key) for key in keys}
+        sample["seq_idx"] = seq_idx
+        sample["seq_tag"] = ctx.seq_tag = dataset.get_tag(position)
+        yield position, sample
+        seq_idx += 1
+    ctx.position, ctx.seq_tag = None, None
+
+
+def chunk_sample(sample: Sample, bounds: dict[str, tuple[int, int]]) -> Sample:
+    """:return: one chunk: views of the chunked keys, all else shared with the sample"""
+    return {key: value[bounds[key][0] : bounds[key][1]] if key in bounds else value for key, value in sample.items()}
+
+
+def _iter_items(ctx: PassContext) -> Iterator[tuple[int, Sample]]:
+    """Filter and cut into chunks."""
+    len_filter, chunking = ctx.options.len_filter, ctx.options.chunking
+    for position, sample in iter_seqs(ctx):
+        lengths = sample_lengths(sample)
+        if len_filter:
+            reason = len_filter.reason(lengths)
+            if reason:
+                ctx.drop(*reason)
+                continue
+        if chunking is None:
+            yield position, sample
+            continue
+        streams = chunking.for_keys([key for key in lengths if key not in NON_DATA_KEYS])
+        start_frac = float(ctx.rng.random()) if chunking.random_start else 0.0
+        chunks = chunk_bounds(lengths, streams, start_frac=start_frac, where=f"Sequence {ctx.seq_tag!r}")
+        if not chunks:
+            ctx.drop("no chunk", None)
+        for bounds in chunks:
+            yield position, chunk_sample(sample, bounds)
+
+
+def _complete_frac(ctx: PassContext, position: int) -> float | None:
+    num_seqs = ctx.stats.num_seqs
+    if num_seqs is None:
+        try:
+            # It may become known on the way (end of a stream), or the dataset knows its place in another way.
+            frac = ctx.dataset.get_complete_frac(position, allow_only_lr_suitable=True)
+        except (NotImplementedError, TypeError):  # TypeError: an override without the keyword
+            frac = None
+        if frac is not None:
+            return frac
+        num_seqs = ctx.dataset.estimated_num_seqs
+    if not num_seqs:
+        return None
+    return min((position + 1) / num_seqs, 1.0)
+
+
+def make_block(samples: list[Sample], complete_frac: float | None) -> Block:
+    """:return: block of one batch"""
+    batch = collate_samples(samples)
+    frames, padded = {}, {}
+    for key in samples[0]:
+        data = batch[key]
+        if isinstance(data, numpy.ndarray) and data.ndim >= 2 and not is_list_dtype(data.dtype):
+            frames[key] = int(batch[f"{key}:size1"].sum())
+            padded[key] = data.shape[0] * data.shape[1]
+    return Block([batch], [BatchInfo(len(samples), frames, padded, complete_frac)])
+
+
+def iter_blocks_per_seq(ctx: PassContext) -> Iterator[Block]:
+    """
+    One pass, after ``ctx.start()``.
+
+    :return: blocks of one batch each
+    """
+    limits = ctx.options.limits
+    state = BatchState(limits)
+    samples: list[Sample] = []
+    batch_idx = 0
+    frac: float | None = None
+    for position, sample in _iter_items(ctx):
+        next_frac = _complete_frac(ctx, position)
+        place = None
+        if limits.has_functions:
+            place = SeqPosition(sample["seq_idx"], ctx.epoch, ctx.stats.num_seqs, next_frac)
+        if state.add(batch_lengths(sample, count_scalars=limits.count_scalars), place):
+            if ctx.options.takes_batch(batch_idx):
+                yield make_block(samples, frac)
+            samples = []
+            batch_idx += 1
+        samples.append(sample)
+        frac = next_frac
+    if not samples:
+        return
+    if not state.keeps_last(is_only_batch=batch_idx == 0):
+        ctx.drop("drop_last", None, len(samples))
+    elif ctx.options.takes_batch(batch_idx):
+        yield make_block(samples, frac)

@@ -1,0 +1,86 @@
+"""
+Exceptions that travel from a worker process to its parent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import traceback
+from typing import Any
+
+from returnn.errors import ReturnnError, WorkerError
+
+__all__ = ["RemoteError", "RemoteTraceback"]
+
+
+class RemoteTraceback(Exception):
+    """Shows the traceback of the worker as cause of the exception in the parent."""
+
+    def __init__(self, text: str):
+        """
+        :param text: formatted traceback
+        """
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteError:
+    """
+    :param kind: name of the exception's type
+    :param message: its text
+    :param traceback_text: formatted
+    :param where: what was being read
+    :param pid: of the worker
+    :param original: pickled (class, args, attributes) if it is one of our own exceptions; else None
+    """
+
+    kind: str
+    message: str
+    traceback_text: str
+    where: str
+    pid: int
+    original: bytes | None
+
+    @classmethod
+    def from_exception(cls, exc: BaseException, *, where: str) -> RemoteError:
+        """
+        :param exc: just caught
+        :param where: what was being read
+        """
+        original = None
+        if isinstance(exc, ReturnnError):
+            try:
+                original = pickle.dumps((type(exc), exc.args, vars(exc)))
+            except Exception:  # an own class or attribute of the user that does not pickle: text only
+                original = None
+        text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        return cls(type(exc).__name__, str(exc), text, where, os.getpid(), original)
+
+    def to_exception(self) -> Exception:
+        """:return: our own exceptions as they were, others as WorkerError; the remote traceback is its cause"""
+        exc: Exception
+        try:
+            exc = self._load_original()
+        except Exception:  # a class that only the worker can import
+            exc = WorkerError(
+                f"{self.kind}: {self.message} (In loader worker with pid {self.pid}, while reading {self.where}.)"
+            )
+        exc.__cause__ = RemoteTraceback(self.traceback_text)
+        return exc
+
+    def _load_original(self) -> Exception:
+        if self.original is None:
+            raise ValueError("not one of our own exceptions")
+        cls, args, attributes = pickle.loads(self.original)  # from our own worker
+        # Without __init__: its arguments are not the ones in args.
+        exc: Any = cls.__new__(cls)
+        exc.args = args
+        exc.__dict__.update(attributes)
+        assert isinstance(exc, Exception)
+        return exc

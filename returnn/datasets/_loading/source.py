@@ -1,0 +1,214 @@
+"""
+A dataset as a source of batches: one pass over one epoch, in the main process or in one of several workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy
+
+from returnn.datasets._loading.collate import NumpyBatch
+from returnn.datasets._loading.len_filter import DropReason, LenFilter
+from returnn.datasets._loading.limits import BatchLimits
+from returnn.errors import ReturnnError
+from returnn.options.batching import BatchingOptions, ChunkingOptions
+
+if TYPE_CHECKING:
+    from returnn.datasets.basic import Dataset
+
+__all__ = ["Role", "BatchInfo", "Block", "PassStats", "SourceOptions", "Alloc", "alloc_on_heap", "PassContext"]
+
+Role = Literal["train", "eval", "forward"]
+#: Gives zeroed arrays for a list of (shape, dtype).
+Alloc = Callable[[Sequence[tuple[tuple[int, ...], numpy.dtype]]], list[numpy.ndarray]]
+
+
+def alloc_on_heap(specs: Sequence[tuple[tuple[int, ...], numpy.dtype]]) -> list[numpy.ndarray]:
+    """:return: zeroed arrays in ordinary memory"""
+    return [numpy.zeros(shape, dtype) for shape, dtype in specs]
+
+
+class BatchInfo(NamedTuple):
+    """Numbers of one batch, for reports."""
+
+    num_seqs: int
+    frames: dict[str, int]  # per data key, without padding
+    padded_frames: dict[str, int]  # per data key, with padding
+    complete_frac: float | None
+
+
+@dataclasses.dataclass
+class Block:
+    """Some consecutive batches of one pass."""
+
+    batches: list[NumpyBatch]
+    infos: list[BatchInfo]
+
+
+@dataclasses.dataclass
+class PassStats:
+    """What a source knows about a pass, complete at its end. Dropped: sequences (or chunks) by reason and key."""
+
+    num_seqs: int | None = None  # of the whole epoch
+    dropped: Counter[DropReason] = dataclasses.field(default_factory=Counter)
+    notes: list[str] = dataclasses.field(default_factory=list)  # warnings for the user
+    is_shard: bool = False  # the dataset sharded by itself, num_seqs is of the shard
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """
+    :param name: of the dataset, for messages
+    :param role: what the data is used for
+    :param limits: of a batch
+    :param len_filter: may be empty
+    :param chunking: None: off
+    :param seed: base of all randomness here
+    :param worker_id: 0 in the main process
+    :param num_workers: 0 and 1: no sharding
+    :param is_global: batches are formed in the main order, and this worker makes every num_workers-th of them
+    :param block_bytes: aim for blocks of about this size
+    """
+
+    name: str
+    role: Role
+    limits: BatchLimits
+    len_filter: LenFilter
+    chunking: ChunkingOptions | None = None
+    seed: int = 42
+    worker_id: int = 0
+    num_workers: int = 0
+    is_global: bool = False
+    block_bytes: int = 4 * 2**20
+
+    @classmethod
+    def create(
+        cls, batching: BatchingOptions, *, name: str, role: Role, seed: int = 42, is_global: bool = False
+    ) -> SourceOptions:
+        """
+        :param batching: checked options
+        :param name: of the dataset
+        :param role: "incomplete" last batches are dropped only in training
+        :param seed: base of all randomness here
+        :param is_global: see the class
+        """
+        drop_last = False if batching.drop_last == "incomplete" and role != "train" else batching.drop_last
+        return cls(
+            name=name,
+            role=role,
+            limits=BatchLimits.from_options(batching, drop_last=drop_last),
+            len_filter=LenFilter(batching.min_seq_length, batching.max_seq_length),
+            chunking=batching.chunking,
+            seed=seed,
+            is_global=is_global,
+        )
+
+    def for_worker(self, worker_id: int, num_workers: int) -> SourceOptions:
+        """:return: the same for one of several workers"""
+        return dataclasses.replace(self, worker_id=worker_id, num_workers=num_workers)
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """:return: (index, count) of the shard of sequences which this worker reads"""
+        if self.is_global or self.num_workers <= 1:
+            return 0, 1
+        return self.worker_id, self.num_workers
+
+    def takes_batch(self, batch_idx: int) -> bool:
+        """:return: whether this worker makes this batch of its order of batches"""
+        return not self.is_global or self.num_workers <= 1 or batch_idx % self.num_workers == self.worker_id
+
+
+class PassContext:
+    """State of one pass that both ways of reading share: epoch, shard, random generator, statistics, place for errors."""
+
+    def __init__(self, dataset: Dataset, options: SourceOptions, epoch: int | None):
+        """
+        :param dataset: not yet at this epoch
+        :param options: of this worker
+        :param epoch: from 1; None or 0: as the dataset defines it
+        """
+        self.dataset = dataset
+        self.options = options
+        self.epoch = epoch
+        self.stats = PassStats()
+        # In the global mode all workers need the same draws.
+        worker = 0 if options.is_global else options.worker_id
+        self.seeds = numpy.random.SeedSequence([abs(options.seed), max(epoch or 0, 0), worker])
+        self.rng = numpy.random.default_rng(self.seeds)
+        self.shard_index, self.shard_count = options.shard
+        self.position: int | None = None  # of the sequence at work, for errors
+        self.last_position: int | None = None  # if several sequences are read at once
+        self.seq_tag: str | None = None
+
+    def start(self) -> None:
+        """Bring the dataset to the epoch."""
+        if hasattr(self.dataset, "_sharding_applied"):
+            self.dataset._sharding_applied = False
+        self.dataset.init_seq_order(epoch=self.epoch)
+        if getattr(self.dataset, "_sharding_applied", False):
+            # A class of the user called apply_sharding: what it gives already is this worker's shard.
+            self.shard_index, self.shard_count = 0, 1
+            self.stats.is_shard = True
+        try:
+            self.stats.num_seqs = int(self.dataset.num_seqs)
+        except NotImplementedError:
+            self.stats.num_seqs = None
+
+    def seed_global_generators(self) -> None:
+        """Seed numpy's and Python's global generators: only in a worker process, for user code that uses them."""
+        words = self.seeds.generate_state(2)
+        numpy.random.seed(int(words[0]))
+        random.seed(int(words[1]))
+
+    def epoch_position(self, seq_idx: int) -> int:
+        """:return: position in the dataset's epoch of this shard's sequence"""
+        return seq_idx * self.shard_count + self.shard_index
+
+    def check_keys(self, known: Sequence[str]) -> None:
+        """Note limits for keys that no data has. :param known: keys of the data"""
+        for option, key in self.options.len_filter.unknown_keys(known):
+            self._note_unknown(option, key, known, "so it never drops a sequence")
+        for option, key in self.options.limits.unknown_keys([*known, "seq_idx", "seq_tag"]):
+            self._note_unknown(option, key, known, "so it never limits a batch")
+
+    def _note_unknown(self, option: str, key: str, known: Sequence[str], effect: str) -> None:
+        self.stats.notes.append(
+            f'Warning: option "{option}" has the key {key!r}, which dataset {self.options.name!r} does not have, {effect}. '
+            f"Known keys: {', '.join(map(repr, known))}."
+        )
+
+    def drop(self, reason: str, key: str | None, count: int = 1) -> None:
+        """Count dropped sequences."""
+        self.stats.dropped[(reason, key)] += count
+
+    def locate(self, exc: BaseException) -> str:
+        """
+        Say where an error happened. The text of our own exceptions gets it at the end, once.
+
+        :return: e.g. ``dataset 'train', epoch 3, sequence 'seq-5' (position 5)``
+        """
+        where = f"dataset {self.options.name!r}, epoch {self.epoch}"
+        if self.position is not None and self.last_position is not None and self.last_position > self.position:
+            where += f", sequences at positions {self.position} to {self.last_position}"
+        elif self.position is not None:
+            if self.seq_tag is None:
+                self.seq_tag = _try_get_tag(self.dataset, self.position)
+            where += f", sequence {self.seq_tag!r} (position {self.position})"
+        if isinstance(exc, ReturnnError) and not getattr(exc, "_located", False):
+            if exc.args and isinstance(exc.args[0], str):
+                exc.args = (f"{exc.args[0]} (While reading {where}.)", *exc.args[1:])
+                exc._located = True  # type: ignore[attr-defined]
+        return where
+
+
+def _try_get_tag(dataset: Dataset, position: int) -> str | None:
+    try:
+        return dataset.get_tag(position)
+    except Exception:  # whatever is broken in it: the first error is the one to report
+        return None

@@ -1,0 +1,119 @@
+"""
+Options of the data loader: worker processes and how batches travel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from returnn.errors import ConfigError, OptionError
+from returnn.options.registry import Option, declare, is_given, read
+
+if TYPE_CHECKING:
+    from returnn.config import Config
+
+__all__ = ["LoaderOptions", "WorkerBatching"]
+
+WorkerBatching = Literal["sharded", "global"]
+
+declare(
+    Option(
+        "num_workers_per_gpu",
+        "int",
+        1,
+        "Number of processes that load data, for each dataset. 0: data is loaded in the main process. "
+        'torch_dataloader_opts["num_workers"] is another name of it.',
+        aliases=("num_workers_for_gpu",),
+    ),
+    Option(
+        "torch_dataloader_opts",
+        "dict",
+        {},
+        "num_workers; prefetch_factor: number of blocks of batches that a worker prepares ahead (default 3); "
+        "persistent_workers: False ends the processes after each pass; pin_memory: bool; "
+        'multiprocessing_context: "forkserver" or "spawn". Other keys have no effect here.',
+    ),
+    Option(
+        "worker_batching",
+        '"sharded" | "global"',
+        "sharded",
+        "sharded: worker w of W takes sequences w, w+W, ... and makes its own batches, as the peers do, so the batches "
+        "depend on the number of workers. global: identical batches for any number of workers.",
+    ),
+)
+
+_USED_KEYS = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "multiprocessing_context")
+_START_METHODS = {"forkserver": "forkserver", "spawn": "spawn", "spawn_non_daemonic": "spawn", None: None}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderOptions:
+    """
+    :param num_workers: 0: in-process
+    :param worker_batching: see option worker_batching
+    :param prefetch_blocks: how many blocks of batches each worker prepares ahead
+    :param persistent: workers live from pass to pass
+    :param pin_memory: None: the loader's user decides (by the device)
+    :param start_method: "forkserver" or "spawn"; None: forkserver if the system has it
+    :param unused_keys: keys of torch_dataloader_opts that have no effect
+    """
+
+    num_workers: int = 1
+    worker_batching: WorkerBatching = "sharded"
+    prefetch_blocks: int = 3
+    persistent: bool = True
+    pin_memory: bool | None = None
+    start_method: str | None = None
+    unused_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """:raises OptionError: an invalid value"""
+        if isinstance(self.num_workers, bool) or not isinstance(self.num_workers, int) or self.num_workers < 0:
+            raise OptionError(
+                "num_workers_per_gpu",
+                expected="int >= 0",
+                got=self.num_workers,
+                todo="Set e.g. num_workers_per_gpu = 1",
+            )
+        if self.worker_batching not in ("sharded", "global"):
+            raise OptionError("worker_batching", expected='"sharded" or "global"', got=self.worker_batching)
+        if not isinstance(self.prefetch_blocks, int) or self.prefetch_blocks < 1:
+            raise OptionError(
+                "torch_dataloader_opts", expected="int >= 1 for prefetch_factor", got=self.prefetch_blocks
+            )
+
+    @classmethod
+    def from_config(cls, config: Config | Mapping[str, Any]) -> LoaderOptions:
+        """
+        :param config: Config or plain dict
+        :raises ConfigError: invalid values, or contradicting ones
+        """
+        opts = read(config, "torch_dataloader_opts") or {}
+        if not isinstance(opts, Mapping):
+            raise OptionError("torch_dataloader_opts", expected="dict", got=opts)
+        num_workers = read(config, "num_workers_per_gpu")
+        if "num_workers" in opts:
+            if is_given(config, "num_workers_per_gpu") and num_workers != opts["num_workers"]:
+                raise ConfigError(
+                    f'options "num_workers_per_gpu" ({num_workers!r}) and torch_dataloader_opts["num_workers"] '
+                    f"({opts['num_workers']!r}) are two names of the same thing, but their values differ. Set only one of them."
+                )
+            num_workers = opts["num_workers"]
+        method = opts.get("multiprocessing_context")
+        unused = [key for key in opts if key not in _USED_KEYS]
+        if not isinstance(method, (str, type(None))) or method not in _START_METHODS:
+            unused.append("multiprocessing_context")
+            method = None
+        pin_memory = opts.get("pin_memory")
+        persistent = opts.get("persistent_workers")
+        return cls(
+            num_workers=num_workers,
+            worker_batching=read(config, "worker_batching"),
+            prefetch_blocks=opts.get("prefetch_factor") or 3,
+            persistent=True if persistent is None else bool(persistent),
+            pin_memory=None if pin_memory is None else bool(pin_memory),
+            start_method=_START_METHODS[method],
+            unused_keys=tuple(unused),
+        )

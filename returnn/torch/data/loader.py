@@ -1,0 +1,233 @@
+"""
+The data loader of the engine: batches of tensors from a dataset, in-process or from worker processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from returnn.datasets._loading.passes import iter_blocks
+from returnn.datasets._loading.pool import PoolPass, WorkerPool
+from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
+from returnn.errors import ConfigError, DatasetError
+from returnn.log import log
+from returnn.options.batching import BatchingOptions
+from returnn.options.loader import LoaderOptions
+from returnn.torch.data.collate import RawBatch, batch_to_torch
+from returnn.torch.data.stats import LoaderStats
+
+if TYPE_CHECKING:
+    from returnn.datasets.basic import Dataset
+
+__all__ = ["Loader", "LoaderStats", "EpochSource", "Role", "RawBatch", "create_loader"]
+
+
+class _HasValue(Protocol):
+    value: int
+
+
+@dataclasses.dataclass
+class EpochSource:
+    """The epoch that the next pass over a loader is for. Shared by the loaders of an engine."""
+
+    value: int = 0
+
+
+def create_loader(
+    dataset: Dataset,
+    *,
+    batching: BatchingOptions,
+    loader: LoaderOptions | None = None,
+    epoch_source: _HasValue | None = None,
+    name: str | None = None,
+    role: Role = "train",
+    seed: int = 42,
+    resumed: bool = False,
+    pin_memory: bool = False,
+) -> Loader:
+    """
+    :param dataset: what to load. With workers, copies of it are used
+    :param batching: filter, chunking, limits
+    :param loader: workers; None: in-process
+    :param epoch_source: object with the epoch as ``value``; 0: the dataset gets 0
+    :param name: for messages; None: the dataset's
+    :param role: what the data is used for
+    :param seed: for random chunk starts, and for numpy's and Python's generators in workers
+    :param resumed: see :class:`Loader`
+    :param pin_memory: what to do if the options do not say
+    :raises ConfigError: the options do not fit to the role or the dataset
+    """
+    loader = loader or LoaderOptions(num_workers=0)
+    name = name or getattr(dataset, "name", None) or type(dataset).__name__
+    has_filter = batching.min_seq_length is not None or batching.max_seq_length is not None
+    if role == "forward" and has_filter:
+        if batching.allow_skipping_seqs_in_forward is False:
+            raise ConfigError(
+                'options "min_seq_length" and "max_seq_length" may drop sequences, but '
+                '"allow_skipping_seqs_in_forward" is False. Unset the limits for the forward task, or set it to True.'
+            )
+        if batching.allow_skipping_seqs_in_forward is None:
+            print(
+                f"Warning: min_seq_length/max_seq_length may drop sequences of dataset {name!r} in the forward task. "
+                "Set allow_skipping_seqs_in_forward = True if that is wanted.",
+                file=log.v2,
+            )
+    if role == "forward" and batching.drop_last is True:
+        print(
+            f"Warning: batch_drop_last = True drops the last batch of dataset {name!r} in the forward task too. "
+            'Set batch_drop_last = "incomplete" to drop batches only in training.',
+            file=log.v2,
+        )
+    if loader.num_workers > 1 and not dataset.supports_sharding() and loader.worker_batching == "sharded":
+        raise DatasetError(
+            "Dataset does not support sharding but 'num_workers_per_gpu' is > 0. "
+            f"Dataset {name!r} is a {type(dataset).__name__}, the number of workers is {loader.num_workers}. "
+            'Set num_workers_per_gpu to 1 or 0, or worker_batching = "global".'
+        )
+    options = SourceOptions.create(
+        batching, name=name, role=role, seed=seed, is_global=loader.worker_batching == "global"
+    )
+    pin = pin_memory if loader.pin_memory is None else loader.pin_memory
+    return Loader(dataset, options, loader, epoch_source or EpochSource(), resumed=resumed, pin_memory=pin)
+
+
+class Loader:
+    """
+    Iterable over batches. Each iterator is one pass over the epoch that ``epoch_source.value`` says when it is created.
+    A new iterator ends the older ones.
+
+    Creating an iterator draws from torch's global random generator as torch's own DataLoader does,
+    since dropout of existing trainings depends on that.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        options: SourceOptions,
+        loader: LoaderOptions,
+        epoch_source: _HasValue,
+        *,
+        resumed: bool = False,
+        pin_memory: bool = False,
+    ):
+        """
+        :param dataset: what to load
+        :param options: from sequences to batches
+        :param loader: workers
+        :param epoch_source: holder of the epoch
+        :param resumed: with workers, the first iterator counts as a later one for the random draws: the training goes on
+            after a restart, and the uninterrupted one would have had its first iterator before
+        :param pin_memory: tensors in pinned memory, for copies to a GPU
+        """
+        self.dataset = dataset
+        self.options = options
+        self.loader_options = loader
+        self.epoch_source = epoch_source
+        self.resumed = resumed
+        self.stats = LoaderStats()
+        self._pin_memory = pin_memory and torch.cuda.is_available()
+        self._had_iterator = False
+        self._pass_id = 0
+        self._notes_shown: set[str] = set()
+        self._pool: WorkerPool | None = None
+
+    @property
+    def num_workers(self) -> int:
+        """:return: number of worker processes; 0: in-process"""
+        return self.loader_options.num_workers
+
+    @property
+    def name(self) -> str:
+        """:return: name of the dataset"""
+        return self.options.name
+
+    def prepare(self) -> None:
+        """Start the workers, without waiting for them. Otherwise they start with the first iterator."""
+        if self.num_workers and self._pool is None:
+            self._pool = WorkerPool(self.dataset, self.options, self.loader_options)
+
+    def consume_rng(self) -> None:
+        """Draw from torch's global generator as the creation of an iterator does."""
+        num_draws = 2
+        if self.num_workers:
+            num_draws = 1 if self._had_iterator or self.resumed else 3
+        self._had_iterator = True
+        for _ in range(num_draws):
+            torch.empty((), dtype=torch.int64).random_()
+
+    def __iter__(self) -> Iterator[RawBatch]:
+        """:return: batches of one pass; see :func:`returnn.torch.data.collate.collate_batch` for their entries"""
+        self.consume_rng()
+        self._pass_id += 1
+        self.stats = LoaderStats()
+        epoch = int(self.epoch_source.value)
+        if not self.num_workers:
+            return self._count(self._iter_in_process(epoch), self._pass_id, self.stats)
+        self.prepare()
+        assert self._pool is not None
+        return self._count(self._iter_pool(self._pool.start_pass(epoch)), self._pass_id, self.stats)
+
+    def _iter_in_process(self, epoch: int) -> Iterator[tuple[Block, PassStats]]:
+        ctx = PassContext(self.dataset, self.options, epoch)
+        try:
+            for block in iter_blocks(ctx, alloc_on_heap):
+                yield block, ctx.stats
+        except Exception as exc:
+            print(f"Error while reading {ctx.locate(exc)}", file=log.v1)
+            raise
+        yield Block([], []), ctx.stats
+
+    def _iter_pool(self, pool_pass: PoolPass) -> Iterator[tuple[Block, PassStats]]:
+        try:
+            for block in pool_pass:
+                yield block, pool_pass.stats
+            yield Block([], []), pool_pass.stats
+        except Exception:
+            self.close()  # the next iterator starts with new processes
+            raise
+        finally:
+            pool_pass.close()
+            if not self.loader_options.persistent:
+                self.close()
+
+    def _count(self, blocks: Iterator[tuple[Block, PassStats]], pass_id: int, stats: LoaderStats) -> Iterator[RawBatch]:
+        """To tensors, one by one, with statistics."""
+        start = time.perf_counter()
+        try:
+            for block, pass_stats in blocks:
+                stats.num_seqs = pass_stats.num_seqs
+                stats.num_seqs_dropped = pass_stats.dropped
+                self._show_notes(pass_stats)
+                for batch, info in zip(block.batches, block.infos, strict=True):
+                    if pass_id != self._pass_id:
+                        raise RuntimeError(
+                            f"loader of dataset {self.name!r}: this iterator ended when a newer one was created"
+                        )
+                    tensors = _to_pinned(batch) if self._pin_memory else batch_to_torch(batch)
+                    stats.add(info)
+                    stats.secs_waited += time.perf_counter() - start
+                    yield tensors
+                    start = time.perf_counter()
+        finally:
+            blocks.close()  # type: ignore[attr-defined]
+
+    def _show_notes(self, pass_stats: PassStats) -> None:
+        for note in pass_stats.notes:
+            if note not in self._notes_shown:
+                self._notes_shown.add(note)
+                print(note, file=log.v2)
+
+    def close(self) -> None:
+        """End the workers. The loader can be used again: they start anew."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+
+def _to_pinned(batch: RawBatch) -> RawBatch:
+    return {key: v.pin_memory() if isinstance(v, torch.Tensor) else v for key, v in batch_to_torch(batch).items()}

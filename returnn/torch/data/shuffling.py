@@ -1,0 +1,74 @@
+"""
+Shuffling of batches in a buffer, as data pipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy
+
+from returnn.errors import ConfigError
+from returnn.torch.data.stages import IterStage
+
+__all__ = ["ShufflingDataPipe"]
+
+
+class ShufflingDataPipe(IterStage):
+    """
+    Shuffles blocks of items (e.g. batches). The values of ``monotonic_data_keys`` keep their original order,
+    i.e. they are exchanged back between the items.
+    """
+
+    def __init__(
+        self,
+        dataset: Iterable[Any],
+        *,
+        buffer_size: int,
+        monotonic_data_keys: Sequence[str] = ("complete_frac", "seq_idx"),
+        seed: int | None = None,
+    ):
+        """
+        :param dataset: batches (lists of sequences), or sequences. Any: either
+        :param buffer_size: items in a block, at least 1
+        :param monotonic_data_keys: of each sequence
+        :param seed: None: random
+        :raises ConfigError: invalid size
+        """
+        super().__init__(dataset)
+        if buffer_size < 1:
+            raise ConfigError(f"online_shuffle_batches: expected a buffer_size >= 1, got {buffer_size!r}.")
+        self._buffer_size = buffer_size
+        self._keys = tuple(monotonic_data_keys)
+        self._seed = seed
+        self._rng = numpy.random.RandomState(seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        """:return: items in random order. Any: as in the dataset"""
+        block: list[Any] = []
+        for item in self._dataset:
+            block.append(item)
+            if len(block) == self._buffer_size:
+                yield from self._shuffled(block)
+                block = []
+        yield from self._shuffled(block)
+
+    def _shuffled(self, block: list[Any]) -> list[Any]:
+        order = [block[i] for i in self._rng.permutation(len(block))]
+        for key in self._keys:
+            values = [seq[key] for item in block for seq in _seqs(item) if key in seq]
+            if not values:
+                continue
+            rest = iter(values)
+            order = [_with_values(item, key, rest) for item in order]
+        return order
+
+
+def _seqs(item: Any) -> Sequence[dict[str, Any]]:  # Any: batch or sequence
+    return item if isinstance(item, (list, tuple)) else [item]
+
+
+def _with_values(item: Any, key: str, values: Iterator[Any]) -> Any:  # Any: batch or sequence, and its values
+    seqs = [{**seq, key: next(values)} if key in seq else seq for seq in _seqs(item)]
+    return seqs if isinstance(item, (list, tuple)) else seqs[0]

@@ -1,0 +1,63 @@
+"""
+Statistics of a pass over a data loader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from returnn.datasets._loading.len_filter import DropReason
+from returnn.datasets._loading.source import BatchInfo
+
+__all__ = ["LoaderStats"]
+
+
+@dataclasses.dataclass
+class LoaderStats:
+    """
+    Numbers of the current or newest pass.
+
+    num_seqs_dropped is complete when the pass is.
+    """
+
+    num_seqs: int | None = None  # of the epoch, before filter and chunking; None: not known
+    num_batches: int = 0  # given so far
+    num_seqs_seen: int = 0  # sequences (or chunks) in them
+    frames: Counter[str] = dataclasses.field(default_factory=Counter)  # per data key, without padding
+    padded_frames: Counter[str] = dataclasses.field(default_factory=Counter)  # per data key, with padding
+    #: By reason ("too short", "too long", "no chunk", "drop_last") and data key (None: not about a key).
+    num_seqs_dropped: Counter[DropReason] = dataclasses.field(default_factory=Counter)
+    secs_waited: float = 0.0  # time that the loop waited for data
+    complete_frac: float | None = None  # 0..1: how much of the epoch is done; None: not known
+
+    def add(self, info: BatchInfo) -> None:
+        """Count a batch that is given now."""
+        self.num_batches += 1
+        self.num_seqs_seen += info.num_seqs
+        for key, count in info.frames.items():
+            self.frames[key] += count
+            self.padded_frames[key] += info.padded_frames[key]
+        if info.complete_frac is not None:
+            self.complete_frac = max(self.complete_frac or 0.0, info.complete_frac)
+
+    @property
+    def padding_ratio(self) -> float | None:
+        """:return: 0..1: share of padding in all frames of all keys; None: no frames so far"""
+        padded = sum(self.padded_frames.values())
+        return 1.0 - sum(self.frames.values()) / padded if padded else None
+
+    def padding_ratios(self) -> dict[str, float]:
+        """:return: per data key"""
+        return {key: 1.0 - self.frames[key] / padded for key, padded in self.padded_frames.items() if padded}
+
+    def dropped_text(self) -> str | None:
+        """:return: e.g. ``3 seqs: 2 data too long, 1 last batch``; None: nothing dropped"""
+        total = sum(self.num_seqs_dropped.values())
+        if not total:
+            return None
+        parts = []
+        for (reason, key), count in sorted(self.num_seqs_dropped.items(), key=lambda item: -item[1]):
+            words = "in the last batch (drop_last)" if reason == "drop_last" else reason
+            parts.append(f"{count} {key + ' ' if key else ''}{words}")
+        return f"{total} seqs: " + ", ".join(parts)
