@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import TracebackType
+from typing import TextIO
 
 from returnn._state import state
 from returnn.errors import UserError
@@ -32,7 +33,7 @@ _LIBRARY_DIRS = tuple(
 )
 
 #: Writes the long dump of an exception to a stream.
-Dump = Callable[[BaseException, io.TextIOBase], None]
+Dump = Callable[[BaseException, TextIO], None]
 
 
 def sentence(exc: BaseException) -> str:
@@ -65,7 +66,7 @@ def short_report(exc: BaseException) -> str:
         return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
     first = frames.index(user_frames[0])
     text = ""
-    if exc.__cause__ is not None and not exc.__suppress_context__ or exc.__cause__ is not None:
+    if exc.__cause__ is not None:
         text += short_report(exc.__cause__)
         text += "\nThe above exception was the direct cause of the following exception:\n\n"
     text += "Traceback (most recent call last):\n"
@@ -147,7 +148,7 @@ def install(dump: Dump | None = None) -> None:
     sys.excepthook = hook
 
 
-def ignore_broken_pipe(stream: io.TextIOBase | object) -> bool:
+def ignore_broken_pipe(stream: TextIO) -> bool:
     """
     Flush; if the reader is gone, let all further output go nowhere, so that the interpreter does not complain at its end.
 
@@ -155,11 +156,11 @@ def ignore_broken_pipe(stream: io.TextIOBase | object) -> bool:
     :return: whether the reader is gone
     """
     try:
-        stream.flush()  # type: ignore[attr-defined]
+        stream.flush()
     except (BrokenPipeError, ValueError):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, stream.fileno())  # type: ignore[attr-defined]
+            os.dup2(devnull, stream.fileno())
             os.close(devnull)
         return True
     except AttributeError:  # no stream at all, e.g. under pythonw

@@ -282,8 +282,8 @@ def _collect_names(obj: object, namespace: Mapping[str, object], names: set[str]
     elif isinstance(obj, (staticmethod, classmethod)):
         _collect_names(obj.__func__, namespace, names, seen)
     elif isinstance(obj, property):
-        for part in (obj.fget, obj.fset, obj.fdel):
-            _collect_names(part, namespace, names, seen)
+        for accessor in (obj.fget, obj.fset, obj.fdel):
+            _collect_names(accessor, namespace, names, seen)
     elif isinstance(obj, type):
         if obj.__module__ == namespace.get("__name__"):
             for part in vars(obj).values():

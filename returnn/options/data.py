@@ -149,7 +149,7 @@ def _named_datasets(config: Config | Mapping[str, Any]) -> Mapping[str, DatasetD
     value = read(config, "eval_datasets")
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or isinstance(value.get("class"), str):  # the latter: a dataset itself
         raise OptionError(
             "eval_datasets",
             expected="dict of name -> dataset dict",

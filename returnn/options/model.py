@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from returnn.errors import MissingOptionError, ModelError
@@ -160,9 +160,8 @@ def describe_function(func: Any) -> str:
 
 
 def _todo_missing(config: Config | Mapping[str, Any], name: str) -> str:
-    names: Iterable[str] = getattr(config, "typed_dict", config)
-    candidates = [n for n in names if callable(getattr(config, "typed_dict", config)[n])]  # type: ignore[index]
-    similar = closest_names(name, candidates)
+    values: Mapping[str, Any] = getattr(config, "typed_dict", config)  # type: ignore[arg-type]
+    similar = closest_names(name, [n for n, value in values.items() if callable(value)])
     keywords = ", ".join(OFFERED_KEYWORDS[name][:3])
     define = f"Define a function {name}({keywords}, **kwargs) in the config"
     return f"Did you mean {similar[0]!r}, which the config defines? {define}" if similar else define
