@@ -64,8 +64,11 @@ class EngineBase:
         :raises MissingOptionError: a dataset is neither given nor set in the config
         """
         options = DataOptions.from_config(self.config)
+        # Mistakes first, data later.
         if train_data is None:
-            options.require_train()  # mistakes first, data later
+            options.require_train()
+        if dev_data is None and not CheckpointOptions.from_config(self.config).mainline_dialect:
+            options.require_dev()
         self._init_learning_rate_control()
         if train_data is None:
             train_data = init_dataset(options.require_train(), default_kwargs={"name": "train"})
@@ -80,20 +83,20 @@ class EngineBase:
         :raises MissingOptionError: no dataset to evaluate is set in the config
         """
         options = DataOptions.from_config(self.config)
+        if dev_data is None and not options.eval_datasets:
+            options.require_dev()
         self._init_learning_rate_control()
-        self._init_eval_datasets(options, dev_data, need_dev=not options.eval_datasets)
+        self._init_eval_datasets(options, dev_data)
 
     def _init_learning_rate_control(self) -> None:
         self.learning_rate_control = load_learning_rate_control_from_config(self.config)
         self.learning_rate = self.learning_rate_control.default_learning_rate
         self.learning_rate_control.warn_if_learning_rates_end_early(self.config_get_final_epoch(self.config))
 
-    def _init_eval_datasets(self, options: DataOptions, dev_data: Dataset | None, *, need_dev: bool = True) -> None:
+    def _init_eval_datasets(self, options: DataOptions, dev_data: Dataset | None) -> None:
         self.eval_datasets.clear()
         if dev_data is not None:
             self.eval_datasets["dev"] = dev_data
-        elif need_dev and not CheckpointOptions.from_config(self.config).mainline_dialect:
-            options.require_dev()
         for name, opts in options.eval_datasets.items():
             if name not in self.eval_datasets:
                 self.eval_datasets[name] = init_dataset(opts, default_kwargs={"name": name})

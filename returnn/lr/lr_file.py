@@ -40,10 +40,11 @@ def save(filename: str, epoch_data: Mapping[int, EpochData]) -> None:
     """
     Write the file such that at each moment either the old or the new content is there, whole.
 
-    :param filename: its directory is created if needed
+    :param filename: its directory is created if needed. If it is a link, the file behind it is written
     :param epoch_data: by epoch
     """
     content = dumps(epoch_data)
+    filename = os.path.realpath(filename)  # a link stays a link
     directory = os.path.dirname(filename)
     maybe_make_dirs(directory)
     tmp_filename = filename + ".new_tmp"

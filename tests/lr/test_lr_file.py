@@ -237,3 +237,11 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         data = lr_file.load(str(path))
         assert len(data) == 299
         assert len({d.error["score"] for d in data.values()}) == 1
+
+
+def test_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    os.symlink("real/rates", tmp_path / "rates")
+    lr_file.save(str(tmp_path / "rates"), {1: EpochData(0.1)})
+    assert (tmp_path / "rates").is_symlink()
+    assert lr_file.load(str(tmp_path / "real" / "rates")) == {1: EpochData(0.1)}
