@@ -5,15 +5,15 @@ Dataset, the base of all datasets: life cycle, sequence order, data per sequence
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy
 
-from returnn._state import state
 from returnn.datasets import seq_order as _seq_order
-from returnn.datasets._basic.data_dims import convert_data_dims, dim_and_ndim, dtype_of_dict, shape_of
+from returnn.datasets._basic.data_dims import convert_data_dims
+from returnn.datasets._basic.data_info import DataInfoMixin
+from returnn.datasets._basic.ordering import SeqOrderMixin
 from returnn.datasets._basic.pickling import collect_new_kwargs, create_from_reduce
 from returnn.datasets.ragged import Ragged
 from returnn.datasets.registry import (
@@ -22,12 +22,11 @@ from returnn.datasets.registry import (
     init_dataset,
     init_dataset_via_str,
 )
-from returnn.datasets.seq_lists import load_seq_lens_file, load_seq_list_file
-from returnn.datasets.seq_order import SeqLens, SeqOrder
+from returnn.datasets.seq_lists import load_seq_list_file
+from returnn.datasets.seq_order import SeqLens
 from returnn.datasets.util.vocabulary import Vocabulary
-from returnn.errors import DatasetError, NotSupportedError, describe
-from returnn.log import log
-from returnn.options.datasets import RANDOM_SEED_OFFSET_ENV_VAR, default_random_seed_offset
+from returnn.errors import DatasetError, NotSupportedError
+from returnn.options.datasets import RANDOM_SEED_OFFSET_ENV_VAR
 from returnn.util.basic import OptionalNotImplementedError, try_run
 from returnn.util.numbers_dict import NumbersDict
 
@@ -63,7 +62,7 @@ _PER_SEQ_HOOKS = (
 ).split()
 
 
-class Dataset:
+class Dataset(SeqOrderMixin, DataInfoMixin):
     """
     Base of all datasets. Sequences are counted from 0 in the order of the current epoch ("seq idx");
     their position in the unshuffled corpus is the "corpus idx".
@@ -77,12 +76,6 @@ class Dataset:
 
     _getnewargs_exclude_attrs: ClassVar[Iterable[str]] = set()
     _getnewargs_remap: ClassVar[Mapping[str, str]] = {}
-    #: Orderings (text before the first ":") that a subclass handles by itself, and the base does not check.
-    _custom_seq_orderings: ClassVar[Iterable[str]] = ()
-    #: False for a dataset inside of another one. Set by the owner.
-    _is_top_level: bool = True
-    #: Set by apply_sharding: the loader must not shard once more.
-    _sharding_applied: bool = False
 
     def __init__(
         self,
@@ -191,12 +184,6 @@ class Dataset:
         if not callable(self.seq_ordering):
             _seq_order.parse_seq_ordering(self.seq_ordering, where=self._where())
 
-    def _where(self) -> str:
-        return f"dataset {self.name!r} of class {type(self).__name__}"
-
-    def _describe(self, what: str, *, expected: str | None = None, got: object = None, todo: str | None = None) -> str:
-        return describe(what, where=self._where(), expected=expected, got=got, todo=todo)
-
     def __repr__(self) -> str:
         name = getattr(self, "name", "<not constructed>")
         return f"<{type(self).__name__} {name!r} epoch={getattr(self, 'epoch', None)}>"
@@ -231,196 +218,6 @@ class Dataset:
     def _load_seq_list_file(filename: str, expect_list: bool = True) -> Any:
         """See :func:`returnn.datasets.seq_lists.load_seq_list_file`."""
         return load_seq_list_file(filename, expect_list=expect_list)
-
-    # ---- seeds and order
-
-    @property
-    def random_seed_offset(self) -> int:
-        """:return: as given, or the default of this process; see :func:`default_random_seed_offset`"""
-        if self._random_seed_offset is None:
-            self._random_seed_offset = self._get_default_random_seed_offset()
-        return self._random_seed_offset
-
-    @random_seed_offset.setter
-    def random_seed_offset(self, value: int | None) -> None:
-        self._random_seed_offset = value
-
-    def _get_default_random_seed_offset(self) -> int:
-        return 0 if self._uses_custom_distributed_sharding() else default_random_seed_offset()
-
-    def _uses_custom_distributed_sharding(self) -> bool:
-        """:return: whether the dataset itself gives disjoint data to each rank"""
-        return False
-
-    def _get_random_seed_for_epoch(self, epoch: int | None, num_epochs_fixed: int = 1) -> int:
-        """
-        :param epoch: from 1; None counts as 1
-        :param num_epochs_fixed: that many full epochs have the same seed
-        """
-        return _seq_order.epoch_seed(
-            epoch,
-            partition_epoch=self.partition_epoch,
-            num_epochs_fixed=num_epochs_fixed,
-            fixed_random_seed=self.fixed_random_seed,
-            random_seed_offset=0 if self.fixed_random_seed is not None else self.random_seed_offset,
-        )
-
-    def _uses_custom_seq_ordering(self, seq_ordering: object) -> bool:
-        return isinstance(seq_ordering, str) and seq_ordering.split(":")[0] in self._custom_seq_orderings
-
-    def _get_seq_ordering_for_epoch(self, epoch: int | None) -> _seq_order.SeqOrdering:
-        text = self.seq_ordering
-        if callable(text):
-            text = text(epoch=epoch, **{"__fwd_compat_random_arg_%i" % random.Random(epoch).randrange(1000): None})
-            if not isinstance(text, str):
-                raise TypeError(f"{self!r}: the seq_ordering function must return a str, got {text!r}")
-        return _seq_order.parse_seq_ordering(text, where=self._where())
-
-    def get_seq_order_for_epoch(
-        self, epoch: int | None, num_seqs: int, get_seq_len: SeqLens | None = None
-    ) -> SeqOrder:
-        """
-        The order of an epoch: ordering, unique tags, partition and shard, repeat, filter.
-
-        :param epoch: from 1; None counts as 1
-        :param num_seqs: of the whole corpus, > 0
-        :param get_seq_len: int64 or float64 array [num_seqs] (fast), or a function corpus idx -> number.
-            Only used by the length-based orderings
-        :return: corpus indices: range, list or int64 array
-        """
-        if isinstance(num_seqs, bool) or num_seqs != int(num_seqs) or num_seqs <= 0:
-            raise DatasetError(
-                self._describe("the dataset has no sequences, or their number is wrong", expected="int > 0", got=num_seqs)
-            )
-        num_seqs = int(num_seqs)
-        ordering = self._get_seq_ordering_for_epoch(epoch)
-        seq_lens = get_seq_len
-        if self._seq_order_seq_lens_file and ordering.needs_seq_lens:
-            seq_lens = self._get_seq_lens_of_file(num_seqs)
-        order = _seq_order.order_seqs(
-            ordering,
-            num_seqs,
-            seed=self._get_random_seed_for_epoch(epoch, num_epochs_fixed=ordering.nth),
-            seq_lens=seq_lens,
-            where=self._where(),
-        )
-        if self.unique_seq_tags:
-            order = _seq_order.unique_seqs(order, self.get_all_tags())
-        full_order = order
-        order = _seq_order.part_of_order(
-            order,
-            epoch=epoch,
-            partition_epoch=self.partition_epoch,
-            num_shards=self._num_shards,
-            shard_index=self._shard_index,
-        )
-        if self.repeat_epoch > 1:
-            order = numpy.tile(numpy.asarray(order, dtype=numpy.int64), self.repeat_epoch)
-        if self.seq_tags_filter is not None:
-            order = self._filter_order(order, full_order, num_seqs)
-        return order
-
-    def _filter_order(self, order: SeqOrder, full_order: SeqOrder, num_seqs: int) -> SeqOrder:
-        assert self.seq_tags_filter is not None
-        tags = self.get_all_tags()
-        try:
-            total: int | None = self.get_total_num_seqs()
-        except NotImplementedError:
-            total = None
-        if len(tags) != num_seqs or (total is not None and total != num_seqs):
-            raise DatasetError(
-                f"{self._where()}: seq_list_filter_file needs all tags: got {num_seqs} sequences to order, "
-                f"{len(tags)} tags by get_all_tags(), {total} by get_total_num_seqs()."
-            )
-        filtered = _seq_order.filter_seqs(order, tags, self.seq_tags_filter)
-        if not len(filtered):
-            raise DatasetError(
-                f"{self._where()}: the epoch is empty after applying seq_list_filter_file "
-                f"{self._seq_list_filter_file!r} to {len(order)} of {num_seqs} sequences. "
-                f"Tags in the filter: {sorted(self.seq_tags_filter)[:3]}, tags of the data: {list(tags[:3])}. "
-                + (
-                    "Use the tags of the data."
-                    if self.seq_tags_filter.isdisjoint(tags)
-                    else "Use a smaller partition_epoch: the filter comes after the partition."
-                )
-            )
-        if self.partition_epoch > 1 and not self._warned_empty_parts:
-            self._warned_empty_parts = True
-            self._warn_about_empty_parts(full_order, tags)
-        return filtered
-
-    def _warn_about_empty_parts(self, full_order: SeqOrder, tags: Sequence[str]) -> None:
-        """The filter comes after the partition, so that a later part may be empty: say it now, not in that epoch."""
-        wanted = self.seq_tags_filter or set()
-        empty = []
-        for part in range(1, self.partition_epoch + 1):
-            idxs = _seq_order.part_of_order(
-                full_order,
-                epoch=part,
-                partition_epoch=self.partition_epoch,
-                num_shards=self._num_shards,
-                shard_index=self._shard_index,
-            )
-            if not any(tags[i] in wanted for i in idxs):
-                empty.append(part)
-        if empty:
-            print(
-                f"Warning: {self._where()}: with seq_list_filter_file, parts {empty} of partition_epoch "
-                f"{self.partition_epoch} have no sequences in this order: such an epoch is an error when reached. "
-                "Use a smaller partition_epoch.",
-                file=log.v2,
-            )
-
-    def _get_seq_lens_of_file(self, num_seqs: int) -> numpy.ndarray:
-        """:return: lengths over the corpus, read at the first call"""
-        if self._seq_lens_of_file is None:
-            assert self._seq_order_seq_lens_file
-            lens = load_seq_lens_file(self._seq_order_seq_lens_file)
-            tags = self.get_all_tags()
-            missing = [tag for tag in tags if tag not in lens]
-            if missing:
-                raise KeyError(
-                    f"{self._where()}: seq_order_seq_lens_file {self._seq_order_seq_lens_file!r} has no length for "
-                    f"{len(missing)} of {len(tags)} tags, e.g. {missing[:3]}"
-                )
-            self._seq_lens_of_file = _seq_order.seq_lens_to_array([lens[tag] for tag in tags], num_seqs)
-        return self._seq_lens_of_file
-
-    # ---- sharding
-
-    def supports_sharding(self) -> bool:
-        """:return: whether loader workers can each take a part of the epoch"""
-        return True
-
-    def supports_seq_order_sorting(self) -> bool:
-        """:return: whether the length-based orderings work"""
-        return False
-
-    @staticmethod
-    def _worker_id_and_num_workers() -> tuple[int, int]:
-        if state.num_workers:
-            return state.worker_id, state.num_workers
-        torch_data = sys.modules.get("torch.utils.data")  # a plain torch DataLoader around us; never import torch here
-        info = torch_data.get_worker_info() if torch_data is not None else None
-        return (info.id, info.num_workers) if info is not None else (0, 1)
-
-    def is_sharding_enabled(self) -> bool:
-        """:return: whether this process is one of several loader workers"""
-        return self._worker_id_and_num_workers()[1] > 1
-
-    def apply_sharding(self, seq_index: SeqOrder) -> SeqOrder:
-        """
-        For subclasses that shard by themselves. Others are sharded by the loader.
-
-        :param seq_index: order of the epoch
-        :return: every ``num_workers``-th of it in a loader worker, if this is the top-level dataset; else unchanged
-        """
-        worker_id, num_workers = self._worker_id_and_num_workers()
-        if num_workers <= 1 or not self._is_top_level:
-            return seq_index
-        self._sharding_applied = True
-        print(f"Applied sharding of {self.name} with id {worker_id}/{num_workers}", file=log.v4)
-        return _seq_order.strided_shard(seq_index, num_workers=num_workers, worker_id=worker_id)
 
     # ---- life cycle
 
@@ -539,7 +336,7 @@ class Dataset:
 
     def get_tag(self, sorted_seq_idx: int) -> str:
         """:return: tag of a sequence of the current epoch"""
-        return "seq-%i" % sorted_seq_idx
+        return f"seq-{sorted_seq_idx}"
 
     def have_corpus_seq_idx(self) -> bool:
         """:return: whether get_corpus_seq_idx works for every order"""
@@ -585,7 +382,7 @@ class Dataset:
         timesteps: int | NumbersDict = self._num_timesteps
         return timesteps
 
-    # ---- data
+    # ---- data; what the keys are: DataInfoMixin
 
     def get_data_keys(self) -> list[str]:
         """:return: keys for get_data"""
@@ -615,53 +412,6 @@ class Dataset:
             raise NotImplementedError(f"{type(self).__name__} overrides neither get_data nor get_targets")
         return self.get_data(sorted_seq_idx, target)
 
-    def _entry(self, key: str) -> Any:
-        """:return: entry of num_outputs or None. Any: (dim, ndim) or dict"""
-        return (self.num_outputs or {}).get(key)
-
-    def get_data_dim(self, key: str) -> int:
-        """:return: feature size, or number of classes if sparse; 1 for an unknown key"""
-        entry = self._entry(key)
-        return 1 if entry is None else dim_and_ndim(entry)[0]
-
-    def is_data_sparse(self, key: str) -> bool:
-        """:return: whether the data are class indices"""
-        entry = self._entry(key)
-        if entry is None:
-            return key != "data"
-        if isinstance(entry, Mapping) and "sparse" in entry:
-            return bool(entry["sparse"])
-        if dtype_of_dict(entry) == "string":
-            return False
-        return dim_and_ndim(entry)[1] <= 1
-
-    def get_data_dtype(self, key: str) -> str:
-        """:return: name of the numpy dtype, or "string" """
-        return dtype_of_dict(self._entry(key)) or ("int32" if self.is_data_sparse(key) else "float32")
-
-    def get_data_shape(self, key: str) -> list[int | None]:
-        """:return: shape without the first (time) axis; None for further dynamic axes"""
-        entry = self._entry(key)
-        if entry is None:
-            return [] if self.is_data_sparse(key) else [self.get_data_dim(key)]
-        dim, ndim = dim_and_ndim(entry)
-        return shape_of(dim, ndim, self.is_data_sparse(key))
-
-    def can_serialize_data(self, key: str) -> bool:
-        """:return: whether serialize_data works"""
-        return key in self.labels
-
-    def serialize_data(self, key: str, data: numpy.ndarray) -> str:
-        """
-        :param key: with labels
-        :param data: class indices, 0-d or [T]
-        :return: labels as text
-        """
-        if key not in self.labels:
-            raise DatasetError(f"{self!r}: no labels for key {key!r}, only for {sorted(self.labels)}.")
-        vocab = Vocabulary.create_vocab_from_labels(self.labels[key])
-        return vocab.serialize_labels(data)
-
     # ---- bulk protocol
 
     def get_epoch_seq_lens(self, key: str) -> numpy.ndarray | None:
@@ -685,8 +435,10 @@ class Dataset:
     def supports_bulk(self) -> bool:
         """:return: whether read_seqs delivers the same as get_data: no subclass overrides the latter alone"""
         for cls in type(self).__mro__:
+            if cls is Dataset:
+                return False
             if "read_seqs" in vars(cls):
-                return cls is not Dataset
+                return True
             if any(name in vars(cls) for name in _PER_SEQ_HOOKS):
                 return False
         return False
@@ -764,7 +516,7 @@ class DatasetSeq:
         if not isinstance(seq_idx, (int, numpy.integer)):
             raise DatasetError(f"DatasetSeq: seq_idx must be an int, got {seq_idx!r} ({type(seq_idx).__name__}).")
         self.seq_idx = int(seq_idx)
-        self.seq_tag = seq_tag or ("seq-%i" % seq_idx)
+        self.seq_tag = seq_tag or f"seq-{int(seq_idx)}"
         self.complete_frac = complete_frac
         if isinstance(features, dict):
             if targets is not None:

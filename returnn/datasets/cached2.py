@@ -325,7 +325,7 @@ class SingleStreamPipeDataset(CachedDataset2):
         :param seq_tag: default "seq-%i"
         """
         with self.condition:
-            tag = seq_tag if seq_tag is not None else "seq-%i" % self.producer_seq_idx
+            tag = seq_tag if seq_tag is not None else f"seq-{self.producer_seq_idx}"
             self.producer_seq_idx += 1
             self.producer_data.append((data, tag))
             self.condition.notify()

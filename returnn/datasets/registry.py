@@ -214,14 +214,16 @@ def init_dataset_via_str(config_str: str, config: Config | None = None, **kwargs
     class_name, colon, args = config_str.partition(":")
     if colon and (class_name in DATASET_CLASS_MODULES or class_name in _NOT_YET or class_name in _REFUSED):
         try:
-            opts = parse_literal("dict(%s)" % args, constructors={"dict": dict}) if args else {}
+            opts = parse_literal(f"dict({args})") if args else {}
         except LiteralError as exc:
             raise DatasetError(f"dataset {config_str!r}: options must be literals: {exc}") from exc
         return init_dataset({"class": class_name, **opts}, extra_kwargs=kwargs)
     return init_dataset({"class": "HDFDataset", "files": config_str.split(","), **kwargs})
 
 
-def extend_dataset_dict_from_parent_dataset(dataset_dict: DatasetDict, parent_dataset: Dataset | None) -> dict[str, Any]:
+def extend_dataset_dict_from_parent_dataset(
+    dataset_dict: DatasetDict, parent_dataset: Dataset | None
+) -> dict[str, Any]:
     """
     :param dataset_dict: not changed
     :param parent_dataset: None: nothing is added

@@ -12,10 +12,17 @@ from returnn.config import Config, get_global_config
 from returnn.errors import ConfigError, NotSupportedError
 from returnn.options.registry import lookup, read
 
-__all__ = ["RANDOM_SEED_OFFSET_ENV_VAR", "RANDOM_SEED_OFFSET_PER_RANK", "default_random_seed_offset", "has_config", "config_value"]
+__all__ = [
+    "RANDOM_SEED_OFFSET_ENV_VAR",
+    "RANDOM_SEED_OFFSET_PER_RANK",
+    "default_random_seed_offset",
+    "has_config",
+    "config_value",
+]
 
 RANDOM_SEED_OFFSET_ENV_VAR = "RETURNN_RANDOM_SEED_OFFSET"
 RANDOM_SEED_OFFSET_PER_RANK = 16127
+
 
 def _value(config: Config, name: str) -> Any:
     """:return: an option that another part declares, and whose presence alone matters here. Any: unchecked"""
