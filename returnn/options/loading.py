@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from returnn.errors import OptionError
-from returnn.options.registry import Option, declare, read
+from returnn.options.registry import Option, declare
+from returnn.options.values import read_bool
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -36,7 +36,4 @@ class LoadingOptions:
         :param config:
         :raises OptionError: not a bool
         """
-        value = read(config, "load_unsafe_checkpoints")
-        if not isinstance(value, (bool, int)):
-            raise OptionError("load_unsafe_checkpoints", expected="True or False", got=value)
-        return cls(allow_unsafe=bool(value))
+        return cls(allow_unsafe=read_bool(config, "load_unsafe_checkpoints"))

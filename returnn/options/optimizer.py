@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from returnn.errors import ConfigError, MissingOptionError, NotSupportedError, OptionError
 from returnn.options.registry import Option, declare, is_given, read
+from returnn.options.values import read_int, to_float
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -212,24 +213,19 @@ def _optional_positive(config: Config | Mapping[str, Any], name: str) -> float |
     value = read(config, name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0 or math.isinf(value):
+    number = to_float(value)
+    if number is None or not 0 <= number < math.inf:
         raise OptionError(name, expected="a number > 0, or None or 0 for off", got=value)
-    return float(value) or None
-
-
-def _int_at_least(name: str, value: object, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise OptionError(name, expected=f"int >= {minimum}", got=value)
-    return value
+    return number or None
 
 
 def _invalid_gradient_threshold(config: Config | Mapping[str, Any]) -> tuple[int | None, bool]:
     mini_name, main_name = "gradient_clip_norm_invalid_gradient_threshold", "num_allowed_consec_invalid_gradient_steps"
-    mini = _int_at_least(mini_name, read(config, mini_name), 1)
-    allowed = read(config, main_name)
-    if allowed is None:
+    mini = read_int(config, mini_name, minimum=1, if_none=_DEFAULT_INVALID_THRESHOLD)
+    if read(config, main_name) is None:
         return mini, False
-    threshold = _int_at_least(main_name, allowed, 0) + 1
+    allowed = read_int(config, main_name, minimum=0)
+    threshold = allowed + 1
     if is_given(config, mini_name) and mini != threshold:
         raise ConfigError(
             f'options "{mini_name}" = {mini} (the {mini}th invalid update in succession ends the training) and '
@@ -240,13 +236,9 @@ def _invalid_gradient_threshold(config: Config | Mapping[str, Any]) -> tuple[int
 
 def _accum_grad_multiple_step(config: Config | Mapping[str, Any]) -> int | Callable[..., int]:
     value = read(config, "accum_grad_multiple_step")
-    if value is None:
-        return 1
     if callable(value):
         return cast("Callable[..., int]", value)  # a function of the user: its result is checked at each call
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError("accum_grad_multiple_step", expected="int >= 1, or a function that returns one", got=value)
-    return value
+    return read_int(config, "accum_grad_multiple_step", minimum=1, if_none=1)
 
 
 def _accum_grad_leftover(config: Config | Mapping[str, Any]) -> Literal["carry", "drop", "flush"] | None:
