@@ -17,7 +17,7 @@ EXIT_CODE_TERMINATED = 128 + signal.SIGTERM
 EXIT_CODE_INTERRUPTED = 1
 #: A second Ctrl-C that follows so fast belongs to the first.
 _SAME_INTERRUPT_SECS = 2.0
-#: After SIGTERM, the time to unwind before the process ends in any case.
+#: After SIGTERM, and at the end after Ctrl-C, the time until the process ends in any case.
 _UNWIND_LIMIT_SECS = 20
 
 
@@ -44,6 +44,7 @@ class SignalHandling:
         self._num_interrupts = 0
         self._last_interrupt = float("-inf")
         self._ending = False
+        self._terminated = False
 
     def __enter__(self) -> SignalHandling:
         if threading.current_thread() is threading.main_thread():
@@ -56,8 +57,14 @@ class SignalHandling:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if isinstance(exc, (KeyboardInterrupt, Terminated)) or self._ending:
-            return  # the process ends now: a default handler would let a late signal spoil that
+        if self._num_interrupts and self._ending:
+            # The process ends now. At the very end the interpreter resets our handler, but not this one;
+            # so that a late Ctrl-C does not spoil the exit code.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._limit_time()
+            return
+        if self._terminated:
+            return
         for signum, handler in self._saved.items():
             signal.signal(signum, handler)
 
@@ -78,10 +85,13 @@ class SignalHandling:
 
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._ending = True
+        self._ending = self._terminated = True
+        self._limit_time()
+        raise Terminated
+
+    def _limit_time(self) -> None:
         if hasattr(signal, "alarm"):  # the default action of its signal ends the process, also if Python code hangs
             signal.alarm(_UNWIND_LIMIT_SECS)
-        raise Terminated
 
 
 def end_children(timeout_secs: float = 5.0) -> None:
