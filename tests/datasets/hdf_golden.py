@@ -25,7 +25,9 @@ def load_golden(name: str) -> dict[str, Any]:
 def sha(data: np.ndarray) -> str:
     """:return: digest as in the golden files"""
     if data.dtype.kind == "O":
-        raw = b"\0".join(item if isinstance(item, bytes) else str(item).encode("utf8") for item in data.reshape(-1).tolist())
+        raw = b"\0".join(
+            item if isinstance(item, bytes) else str(item).encode("utf8") for item in data.reshape(-1).tolist()
+        )
     else:
         raw = np.ascontiguousarray(data).tobytes()
     return hashlib.sha256(raw).hexdigest()[:16]
@@ -127,6 +129,8 @@ def check_structure(path: Path, name: str) -> None:
     for entry in expected["objects"]:
         entry.pop("chunks", None)
     got = get_structure(path)
-    got["root_attrs"] = {k: {kk: vv for kk, vv in v.items() if kk in expected["root_attrs"][k]} for k, v in got["root_attrs"].items()}
+    got["root_attrs"] = {
+        k: {kk: vv for kk, vv in v.items() if kk in expected["root_attrs"][k]} for k, v in got["root_attrs"].items()
+    }
     assert got["root_attrs"] == expected["root_attrs"]
     assert got["objects"] == sorted(expected["objects"], key=lambda entry: str(entry["name"]))

@@ -104,7 +104,8 @@ def test_golden_multi_file() -> None:
     w1 = _files("w1_dense_sparse")
     _check_multi(HDFDataset(_files("s1_dense", "s11_extended")), golden["s1 + s11 (no targets)"])
     _check_multi(
-        HDFDataset(_files("m1_classes_only", "w2_multi_targets")), golden["m1 + w2 (first has a subset of the target keys)"]
+        HDFDataset(_files("m1_classes_only", "w2_multi_targets")),
+        golden["m1 + w2 (first has a subset of the target keys)"],
     )
     _check_multi(HDFDataset(w1 * 2), golden["same file twice"])
     for size in (-1, 100, 10**9):
@@ -112,7 +113,9 @@ def test_golden_multi_file() -> None:
         _check_multi(HDFDataset(w1, cache_byte_size=size), golden[name])
     with pytest.raises(AssertionError, match="w2_multi_targets|m1_classes_only"):
         HDFDataset(_files("w2_multi_targets", "m1_classes_only"))
-    with pytest.raises(AssertionError, match=r"wrong input dimension in file .*w2_multi_targets.hdf \(expected 3 got 2\)"):
+    with pytest.raises(
+        AssertionError, match=r"wrong input dimension in file .*w2_multi_targets.hdf \(expected 3 got 2\)"
+    ):
         HDFDataset(_files("w1_dense_sparse", "w2_multi_targets"))
     with pytest.raises(TypeError, match="HDFDataset 'files' have to be defined as a list"):
         HDFDataset(w1[0])
@@ -251,7 +254,12 @@ def test_inconsistent_file_names_file_and_key(tmp_path: Path, changes: dict[str,
 
 def test_not_readable_files(tmp_path: Path) -> None:
     good = _write(tmp_path / "good.hdf")
-    cases = {"missing.hdf": None, "empty.hdf": b"", "text.hdf": b"no HDF file\n" * 100, "cut.hdf": Path(good).read_bytes()[:-500]}
+    cases = {
+        "missing.hdf": None,
+        "empty.hdf": b"",
+        "text.hdf": b"no HDF file\n" * 100,
+        "cut.hdf": Path(good).read_bytes()[:-500],
+    }
     for name, content in cases.items():
         path = tmp_path / name
         if content is not None:
@@ -337,7 +345,9 @@ def test_duplicate_tags_warn_once_and_last_wins(tmp_path: Path, capsys: pytest.C
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6), max_size=30),
+    st.lists(
+        st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6), max_size=30
+    ),
     st.lists(st.text(max_size=3, alphabet="ab"), max_size=5),
 )
 def test_tag_table_property(tags: list[str], others: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""Datasets that combine others; the public names are in returnn.datasets.meta."""

@@ -1,0 +1,159 @@
+"""Which sequences of the children of a MetaDataset belong together: tables of tags, and index arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from returnn.datasets._hdf.tag_table import TagTable
+from returnn.datasets.basic import Dataset
+from returnn.datasets.hdf import HDFDataset
+from returnn.datasets.seq_lists import load_seq_list_file
+from returnn.errors import DatasetError, NotSupportedError, describe
+
+__all__ = ["SeqListFile", "load_row_tables", "get_tag_table", "map_rows", "takes_corpus_order"]
+
+#: One file for all, or one file per child.
+SeqListFile = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
+
+
+def get_tag_table(dataset: Dataset) -> TagTable | None:
+    """
+    :param dataset: any
+    :return: tags of its corpus in corpus order; None if it cannot list them
+    """
+    if isinstance(dataset, HDFDataset) and type(dataset).get_all_tags is HDFDataset.get_all_tags:
+        return dataset.tag_table
+    try:
+        return TagTable.from_tags(dataset.get_all_tags())
+    except NotImplementedError:
+        return None
+
+
+def takes_corpus_order(dataset: Dataset) -> bool:
+    """
+    :param dataset: any
+    :return: whether init_seq_order(seq_order=...) is known to work. User classes may know only seq_list
+    """
+    return type(dataset).init_seq_order.__module__.startswith("returnn.")
+
+
+def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, where: str) -> dict[str, TagTable]:
+    """
+    :param seq_list_file: list of tags for all children; pickled dict child -> list; or dict child -> such a list file
+    :param dataset_keys: children
+    :param where: for error texts
+    :return: per child the tags of all rows; the same object for equal lists
+    :raises DataFileError: if a file is missing or of another form
+    :raises DatasetError: if a child is missing or the lists have different lengths
+    """
+    lists: Any  # plain data: list, or dict of lists
+    if isinstance(seq_list_file, Mapping):
+        missing = [key for key in dataset_keys if key not in seq_list_file]
+        if missing:
+            raise DatasetError(f"seq_list_file does not contain all datasets, missing {missing[0]} ({where})")
+        lists = {key: load_seq_list_file(os.fspath(seq_list_file[key])) for key in dataset_keys}
+    else:
+        lists = load_seq_list_file(os.fspath(seq_list_file), expect_list=False)
+    if isinstance(lists, list):
+        _check_tags(lists, "", where)
+        return dict.fromkeys(dataset_keys, TagTable.from_tags(lists))
+    if not isinstance(lists, dict):
+        raise DatasetError(
+            describe(
+                "seq_list_file has the wrong form", where=where, expected="list of tags, or dict of lists", got=lists
+            )
+        )
+    missing = [key for key in dataset_keys if key not in lists]
+    if missing:
+        raise DatasetError(
+            f"seq_list_file does not contain all datasets, missing {missing[0]} ({where}). It has {sorted(lists)}."
+        )
+    for key in dataset_keys:
+        _check_tags(lists[key], f" of {key!r}", where)
+    lens = {key: len(lists[key]) for key in dataset_keys}
+    if len(set(lens.values())) > 1:
+        raise DatasetError(
+            describe("The lists of seq_list_file have different lengths", where=where, expected="one length", got=lens)
+        )
+    return {key: TagTable.from_tags(lists[key]) for key in dataset_keys}
+
+
+def _check_tags(tags: Any, of_key: str, where: str) -> None:
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise DatasetError(
+            describe(f"seq_list_file{of_key} has the wrong form", where=where, expected="list of tags (str)", got=tags)
+        )
+
+
+def map_rows(
+    dataset: Dataset, key: str, rows: TagTable, *, tags: TagTable, rows_from: str, where: str
+) -> np.ndarray | None:
+    """
+    :param dataset: child
+    :param key: of the child
+    :param rows: tag of each row for this child
+    :param tags: of the child's corpus
+    :param rows_from: where the rows come from, for error texts
+    :param where: for error texts
+    :return: int64 [num rows] corpus index in the child; None if this is just 0, 1, 2, ...
+    :raises DatasetError: if the child has not all tags; with examples of both sides
+    """
+    if rows is tags or rows.same_tags(tags):
+        return None
+    idxs = tags.find_table(rows)
+    missing = np.flatnonzero(idxs < 0)
+    if not len(missing):
+        return idxs
+    extra = np.flatnonzero(rows.find_table(tags) < 0)
+    text = f"Dataset {key!r} is missing seqs. ({where}) "
+    if len(tags) < len(rows):
+        text += (
+            f"Dataset {key!r} has less sequences ({len(tags)}) than in sequence list ({len(rows)})"
+            f" read from {rows_from!r}, this cannot work out! "
+        )
+    text += (
+        f"{len(missing)} of {len(rows)} tags of {rows_from!r} are not in {key!r}, first: {rows.select(missing[:3])}; "
+        f"{len(extra)} of {len(tags)} tags of {key!r} are not in {rows_from!r}, first: {tags.select(extra[:3])}. "
+    )
+    position = _first_difference(rows, tags)
+    if position is not None:
+        text += f"The lists differ first at position {position}: {rows[position]!r} and {tags[position]!r}. "
+    raise DatasetError(
+        text + "All datasets of a MetaDataset must have the sequences of the one that controls the order:"
+        " restrict that one by seq_list_filter_file and make a list for seq_list_file, or complete the others."
+    )
+
+
+def require_tag_table(dataset: Dataset, key: str, *, where: str) -> TagTable:
+    """
+    :param dataset: the default child
+    :param key: of the child
+    :param where: for error texts
+    :return: its tags
+    :raises NotSupportedError: if it cannot list them
+    """
+    table = get_tag_table(dataset)
+    if table is None:
+        # The base class can list them once there is an order.
+        dataset.init_seq_order(epoch=1)
+        table = get_tag_table(dataset)
+    if table is None:
+        raise NotSupportedError(
+            describe(
+                f"Dataset {key!r} cannot list the tags of all its sequences (get_all_tags)",
+                where=where,
+                todo="Give the tags by seq_list_file",
+            )
+        )
+    return table
+
+
+def _first_difference(first: TagTable, second: TagTable) -> int | None:
+    for i in range(min(len(first), len(second))):
+        if first[i] != second[i]:
+            return i
+    return None

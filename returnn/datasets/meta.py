@@ -1,0 +1,5 @@
+"""Datasets that combine other datasets."""
+
+from returnn.datasets._meta.by_seq_list import MetaDataset
+
+__all__ = ["MetaDataset"]
