@@ -16,6 +16,7 @@ from returnn.datasets import init_dataset
 from returnn.engine import model_files
 from returnn.engine.cleanup import plan_cleanup
 from returnn.engine.model_files import StartPoint
+from returnn.engine.start_point import choose_start
 from returnn.errors import CheckpointError, DataFileError
 from returnn.learning_rate_control import LearningRateControl, load_learning_rate_control_from_config
 from returnn.log import log
@@ -155,7 +156,7 @@ class EngineBase:
         :raises ConfigError: the task needs a checkpoint, and none is given
         """
         options = CheckpointOptions.from_config(config)
-        return model_files.choose_start(options, trained_epochs=_trained_epochs(config))
+        return choose_start(options, trained_epochs=_trained_epochs(config))
 
     @classmethod
     def get_epoch_model(cls, config: Config) -> tuple[int | None, str | None]:

@@ -10,7 +10,8 @@ from returnn._state import state
 from returnn.errors import ConfigError
 from returnn.log import log
 from returnn.lr import lr_file
-from returnn.lr.epoch_data import OLD_FORMAT_KEY, EpochData
+from returnn.lr.epoch_data import EpochData
+from returnn.lr.scores import choose_error_key, last_best_epoch, measure_keys
 from returnn.options.learning_rate import LearningRateOptions
 
 if TYPE_CHECKING:
@@ -282,27 +283,7 @@ class LearningRateControl:
         error = self.epoch_data[epoch].error
         if not error:
             return None
-        if list(error) == [OLD_FORMAT_KEY]:
-            return OLD_FORMAT_KEY
-        for measure in measures:
-            for key in (measure, measure + "_output"):
-                if key in error:
-                    return key
-        for key in ("dev_score", "dev_score_output"):
-            if key in error:
-                return key
-        keys = sorted(error)
-        for key in keys:
-            if key == "dev_score_output/output" or key.startswith("dev_score_output/output_"):
-                return key
-        for prefix in ("dev_score_output/", "dev_"):
-            for key in keys:
-                if key.startswith(prefix):
-                    return key
-        for key in ("train_score", "train_score_output"):
-            if key in error:
-                return key
-        return keys[0]
+        return choose_error_key(error, measures)
 
     def get_epoch_error_dict(self, epoch: int) -> dict[str, float]:
         """:return: all scores of the epoch; empty if there are none"""
@@ -343,20 +324,12 @@ class LearningRateControl:
         """
         if only_last_epochs is not None:
             first_epoch = max(first_epoch, last_epoch - only_last_epochs + 1)
-        scored = [
-            (ep, *self.get_epoch_error_key_value(ep))
-            for ep in sorted(self.epoch_data)
-            if first_epoch <= ep <= last_epoch
-        ]
-        values = [(ep, key, value) for ep, key, value in scored if value is not None]
-        if not values:
-            return None
-        _, last_key, last_value = values[-1]
-        candidates = [(value, ep) for ep, key, value in values if key == last_key and value <= filter_score]
-        if only_last_n >= 0:
-            candidates = candidates[len(candidates) - min(only_last_n, len(candidates)) :]
-        candidates = [(value, ep) for value, ep in candidates if value + min_score_dist < last_value]
-        return min(candidates)[1] if candidates else None
+        return last_best_epoch(
+            [(ep, *self.get_epoch_error_key_value(ep)) for ep in range(first_epoch, last_epoch + 1)],
+            filter_score=filter_score,
+            only_last_n=only_last_n,
+            min_score_dist=min_score_dist,
+        )
 
     def _measures(self) -> list[str]:
         if not self.error_measure_key:
@@ -370,7 +343,7 @@ class LearningRateControl:
         if self._warned_about_measure or last is None or not measures or not self._uses_errors:
             return
         error = self.epoch_data[last].error
-        if error and not any(key in error for m in measures for key in (m, m + "_output")):
+        if error and not any(key in error for key in measure_keys(measures)):
             self._warned_about_measure = True
             print(
                 f"Learning-rate-control: warning: learning_rate_control_error_measure = {self.error_measure_key!r} "

@@ -27,9 +27,22 @@ declare(
         '"auto" | int',
         "auto",
         "First epoch to train; a number ignores the newest checkpoint and goes on after the epoch before it.",
+        tasks=("train",),
     ),
-    Option("start_batch", '"auto"', "auto", "Only the default exists: a training starts at the beginning of an epoch."),
-    Option("save_interval", "int", 1, "Save a checkpoint each so many epochs, and after the last one."),
+    Option(
+        "start_batch",
+        '"auto"',
+        "auto",
+        "Only the default exists: a training starts at the beginning of an epoch.",
+        tasks=("train",),
+    ),
+    Option(
+        "save_interval",
+        "int",
+        1,
+        "Save a checkpoint each so many epochs, and after the last one.",
+        tasks=("train",),
+    ),
     Option(
         "load",
         "str | None",
@@ -42,7 +55,13 @@ declare(
         None,
         "Outside of a training: use the checkpoint of that epoch under model. In a training: num_epochs is at least this.",
     ),
-    Option("import_model_train_epoch1", "str | None", None, "Checkpoint whose weights start epoch 1."),
+    Option(
+        "import_model_train_epoch1",
+        "str | None",
+        None,
+        "Checkpoint whose weights start epoch 1.",
+        tasks=("train", "initialize_model"),
+    ),
     Option(
         "preload_from_files",
         "dict[str, dict]",
@@ -61,12 +80,14 @@ declare(
         False,
         "Go on with a fresh optimizer if the optimizer file of the checkpoint is missing.",
         aliases=("allow_missing_optimizer", "use_fresh_optimizer_for_missing_checkpoint"),
+        tasks=("train",),
     ),
     Option(
         "allow_random_model_init",
         "bool",
         False,
         "Allow tasks other than train without a checkpoint: the model is then initialised randomly.",
+        tasks=("forward", "eval"),
     ),
     Option(
         "cleanup_old_models",
@@ -74,12 +95,14 @@ declare(
         None,
         "Delete old checkpoints after each epoch; dict with keep_last_n (2), keep_best_n (4), keep (epochs), "
         "score_keys (only these scores decide what is best).",
+        tasks=("train", "cleanup_old_models"),
     ),
     Option(
         "apply_cleanup_old_models_to_optim_states",
         "bool",
         False,
         "Keep and delete optimizer files together with the checkpoints, instead of keeping the newest two.",
+        tasks=("train", "cleanup_old_models"),
     ),
     Option(
         "save_ignore_params",

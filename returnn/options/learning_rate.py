@@ -19,43 +19,61 @@ if TYPE_CHECKING:
 __all__ = ["LearningRateOptions"]
 
 declare(
-    Option("learning_rate", "float", 1.0, "Base learning rate."),
-    Option("min_learning_rate", "float", 0.0, "The learning-rate control does not lower the rate below this."),
+    Option(
+        "learning_rate",
+        "float",
+        1.0,
+        "Base learning rate.",
+        tasks=("train",),
+    ),
+    Option(
+        "min_learning_rate",
+        "float",
+        0.0,
+        "The learning-rate control does not lower the rate below this.",
+        tasks=("train",),
+    ),
     Option(
         "learning_rates",
         "list[float] | dict[int, float] | None",
         None,
         "Rates by epoch; a list starts at epoch 1. Rates stored in learning_rate_file win.",
+        tasks=("train",),
     ),
     Option(
         "learning_rate_file",
         "str | None",
         None,
         "File that keeps learning rates and scores of all epochs; without it, a restart forgets them.",
+        tasks=("train", "eval", "cleanup_old_models"),
     ),
     Option(
         "learning_rate_control",
         "str",
         "constant",
         'Strategy: "constant", "newbob_rel" (= "newbob", "newbob_relative"), "newbob_abs" or "newbob_multi_epoch".',
+        tasks=("train",),
     ),
     Option(
         "learning_rate_control_error_measure",
         "str | list[str] | None",
         None,
         "Key of the score that the control looks at, e.g. dev_loss_ce; default: the first dev_* key.",
+        tasks=("train",),
     ),
     Option(
         "learning_rate_control_relative_error_relative_lr",
         "bool",
         False,
         "Divide relative errors by (current rate / learning_rate): a smaller rate is expected to improve less.",
+        tasks=("train",),
     ),
     Option(
         "learning_rate_control_min_num_epochs_per_new_lr",
         "int",
         0,
         "Keep a new learning rate for at least that many epochs.",
+        tasks=("train",),
     ),
     Option(
         "learning_rate_decay",
@@ -63,6 +81,7 @@ declare(
         0.5,
         "Factor when the control lowers the rate.",
         aliases=("newbob_learning_rate_decay",),
+        tasks=("train",),
     ),
     Option(
         "learning_rate_growth",
@@ -70,28 +89,42 @@ declare(
         1.0,
         "Factor when the control does not lower the rate.",
         aliases=("newbob_learning_rate_growth",),
+        tasks=("train",),
     ),
     Option(
         "newbob_relative_error_threshold",
         "float",
         -0.01,
         "newbob_rel, newbob_multi_epoch: lower the rate if the relative change of the error is above this.",
+        tasks=("train",),
     ),
     Option(
         "newbob_relative_error_grow_threshold",
         "float | None",
         None,
         "newbob_multi_epoch: grow the rate if the relative change is below this; default: newbob_relative_error_threshold.",
+        tasks=("train",),
     ),
     Option(
-        "newbob_error_threshold", "float", -0.01, "newbob_abs: lower the rate if the change of the error is above this."
+        "newbob_error_threshold",
+        "float",
+        -0.01,
+        "newbob_abs: lower the rate if the change of the error is above this.",
+        tasks=("train",),
     ),
-    Option("newbob_multi_num_epochs", "int", 5, "newbob_multi_epoch: number of epochs to average over."),
+    Option(
+        "newbob_multi_num_epochs",
+        "int",
+        5,
+        "newbob_multi_epoch: number of epochs to average over.",
+        tasks=("train",),
+    ),
     Option(
         "newbob_multi_update_interval",
         "int | None",
         None,
         "newbob_multi_epoch: change the rate only each so many epochs; default: newbob_multi_num_epochs.",
+        tasks=("train",),
     ),
     Option(
         "newbob_relative_error_div_by_old",
@@ -99,6 +132,7 @@ declare(
         False,
         "Relative to the old instead of the new error.",
         aliases=("relative_error_div_by_old",),
+        tasks=("train",),
     ),
     Option(
         "use_learning_rate_control_always",

@@ -12,7 +12,7 @@ from returnn.config import Config, global_config_ctx
 from returnn.engine.base import EngineBase
 from returnn.errors import CheckpointError, ConfigError, DataFileError, MissingOptionError
 from returnn.lr.epoch_data import EpochData
-from tests.engine.test_model_files import WHOLE
+from tests.engine.checkpoint_files import WHOLE, write_epochs
 
 
 class Engine(EngineBase):
@@ -34,13 +34,6 @@ def _config(**options: Any) -> Config:
 
 def _data(num_seqs: int = 2) -> dict[str, Any]:
     return {"class": "Task12AXDataset", "num_seqs": num_seqs}
-
-
-def _epochs(*epochs: int) -> None:
-    os.makedirs("m", exist_ok=True)
-    for epoch in epochs:
-        Path(f"m/ep.{epoch:03d}.pt").write_bytes(WHOLE)
-        Path(f"m/ep.{epoch:03d}.opt.pt").write_bytes(WHOLE)
 
 
 def _models() -> list[str]:
@@ -157,7 +150,7 @@ def test_get_epoch_model_logs(capsys: pytest.CaptureFixture[str]) -> None:
     assert EngineBase.get_epoch_model(config) == (None, None)
     assert EngineBase.get_train_start_epoch(config) == 1
     assert capsys.readouterr().out == "Using fresh model\n"
-    _epochs(1, 2, 3)
+    write_epochs(1, 2, 3)
     Path("m/ep.003.pt").write_bytes(WHOLE[:-1])
     assert EngineBase.get_existing_models(config) == {ep: f"m/ep.{ep:03d}" for ep in (1, 2, 3)}
     assert EngineBase.get_epoch_model(config) == (2, "m/ep.002")
@@ -204,7 +197,7 @@ def test_is_dataset_evaluated() -> None:
 
 
 def test_delete_model() -> None:
-    _epochs(1)
+    write_epochs(1)
     assert EngineBase.delete_model("m/ep.001") == len(WHOLE)
     assert _models() == ["ep.001.opt.pt"]
 
@@ -222,7 +215,7 @@ def _cleanup_config(**options: Any) -> Config:
 
 
 def test_cleanup(capsys: pytest.CaptureFixture[str]) -> None:
-    _epochs(1, 2, 3, 4, 5, 6)
+    write_epochs(1, 2, 3, 4, 5, 6)
     EngineBase(_cleanup_config()).cleanup_old_models()
     assert [name for name in _models() if "opt" not in name] == ["ep.003.pt", "ep.006.pt"]
     assert len([name for name in _models() if "opt" in name]) == 6  # these have their own turn
@@ -233,7 +226,7 @@ def test_cleanup(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("option", [{"extern_data": {}}, {"apply_cleanup_old_models_to_optim_states": True}])
 def test_cleanup_with_optimizer_files(option: dict[str, Any]) -> None:
-    _epochs(1, 2, 3, 4, 5, 6)
+    write_epochs(1, 2, 3, 4, 5, 6)
     os.remove("m/ep.001.opt.pt")
     config = _cleanup_config(**option)
     config.typed_dict["cleanup_old_models"]["keep"] = []
@@ -242,7 +235,7 @@ def test_cleanup_with_optimizer_files(option: dict[str, Any]) -> None:
 
 
 def test_cleanup_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    _epochs(1, 2, 3, 4, 5, 6)
+    write_epochs(1, 2, 3, 4, 5, 6)
     EngineBase(_cleanup_config(dry_run=True)).cleanup_old_models()
     assert len(_models()) == 12
     assert "Dry-run, will not delete models." in capsys.readouterr().out
@@ -250,7 +243,7 @@ def test_cleanup_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("answer", "num_left"), [("no", 6), ("yes", 2)])
 def test_cleanup_with_question(answer: str, num_left: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    _epochs(1, 2, 3, 4, 5, 6)
+    write_epochs(1, 2, 3, 4, 5, 6)
     monkeypatch.setattr("builtins.input", lambda *_args: answer)
     engine = EngineBase(_cleanup_config(task="cleanup_old_models"))
     if answer == "no":
@@ -262,7 +255,7 @@ def test_cleanup_with_question(answer: str, num_left: int, monkeypatch: pytest.M
 
 
 def test_prune_optimizer_files() -> None:
-    _epochs(1, 2, 3, 4)
+    write_epochs(1, 2, 3, 4)
     engine = EngineBase(_config(model="m/ep", apply_cleanup_old_models_to_optim_states=True))
     engine.epoch = 4
     engine.prune_optimizer_files()
