@@ -17,7 +17,10 @@ __all__ = ["NumpyBatch", "collate_samples", "target_dtype", "is_list_dtype", "Co
 NumpyBatch = dict[str, Any]
 
 # Torch (or rather most of its operations) has no unsigned types beyond 8 bit.
-_DTYPE_MAP = {numpy.dtype("uint16"): numpy.dtype("int32"), numpy.dtype("uint32"): numpy.dtype("int64")}
+_DTYPE_MAP: dict[numpy.dtype, numpy.dtype] = {
+    numpy.dtype("uint16"): numpy.dtype("int32"),
+    numpy.dtype("uint32"): numpy.dtype("int64"),
+}
 
 
 class CollateError(DatasetError, RuntimeError):

@@ -1,0 +1,73 @@
+"""Options of the data loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from returnn.errors import ConfigError, OptionError
+from returnn.options.loader import LoaderOptions
+
+
+def test_defaults() -> None:
+    options = LoaderOptions.from_config({})
+    assert options.num_workers == 1 and options.worker_batching == "sharded" and options.persistent
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_workers_per_gpu": 2},
+        {"num_workers_for_gpu": 2},
+        {"torch_dataloader_opts": {"num_workers": 2}},
+        {"torch_dataloader_opts": {"num_workers": 2}, "num_workers_per_gpu": 2},
+    ],
+)
+def test_num_workers_names(config: dict[str, Any]) -> None:
+    assert LoaderOptions.from_config(config).num_workers == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_workers_per_gpu": 2, "num_workers_for_gpu": 1},
+        {"num_workers_per_gpu": 2, "torch_dataloader_opts": {"num_workers": 1}},
+    ],
+)
+def test_contradiction(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="two names of the same thing"):
+        LoaderOptions.from_config(config)
+
+
+def test_dataloader_opts() -> None:
+    opts = {
+        "prefetch_factor": 5,
+        "persistent_workers": False,
+        "pin_memory": True,
+        "multiprocessing_context": "spawn_non_daemonic",
+        "timeout": 3,
+    }
+    options = LoaderOptions.from_config({"torch_dataloader_opts": opts})
+    assert options == LoaderOptions(
+        prefetch_blocks=5, persistent=False, pin_memory=True, start_method="spawn", unused_keys=("timeout",)
+    )
+    assert LoaderOptions.from_config({"torch_dataloader_opts": {"multiprocessing_context": "fork"}}).unused_keys == (
+        "multiprocessing_context",
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_workers_per_gpu": -1},
+        {"num_workers_per_gpu": "2"},
+        {"num_workers_per_gpu": True},
+        {"worker_batching": "both"},
+        {"torch_dataloader_opts": [1]},
+        {"torch_dataloader_opts": {"prefetch_factor": -1}},
+    ],
+)
+def test_invalid(config: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="is invalid"):
+        LoaderOptions.from_config(config)
