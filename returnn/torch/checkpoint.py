@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import pickle
 import re
@@ -16,8 +15,9 @@ from typing import Any
 import numpy
 import torch
 
-from returnn.errors import CheckpointError, MissingDependencyError
+from returnn.errors import CheckpointError
 from returnn.log import log
+from returnn.util.optional_import import optional_import
 
 __all__ = [
     "save_file_atomic",
@@ -200,11 +200,7 @@ def _broken_text(path: str, exc: BaseException) -> str:
 
 
 def _load_safetensors(path: str, map_location: str | torch.device) -> dict[str, torch.Tensor]:
-    if importlib.util.find_spec("safetensors") is None:
-        raise MissingDependencyError(
-            f"Reading {path} needs the package safetensors. Install it with: pip install safetensors."
-        )
-    loader = importlib.import_module("safetensors.torch")
+    loader = optional_import("safetensors.torch", needed_by=f"the checkpoint {path}")
     try:
         return loader.load_file(path, device=str(map_location))  # type: ignore[no-any-return]
     except Exception as exc:  # its own exception type exists only if the package is installed
@@ -230,7 +226,8 @@ def get_model_state(checkpoint: object, *, filename: str, key: str | None = "mod
         raise CheckpointError(
             f"Checkpoint {filename} is not a model: expected a dict from parameter names to tensors, got {type(state).__name__}."
         )
-    return dict(state)
+    # Not a copy: an OrderedDict of torch also has the versions of the modules.
+    return state if isinstance(state, dict) else dict(state)
 
 
 def _is_state_dict(obj: Mapping[Any, Any]) -> bool:
@@ -326,11 +323,7 @@ def _load_non_strict(model: torch.nn.Module, state_dict: Mapping[str, Any], file
             "Nothing was loaded. Use the config that made the checkpoint, or preload_from_files with ignore_params and ignore_missing."
         )
     try:
-        # load_state_dict changes _metadata, so give it a copy that has it.
-        state = type(state_dict)(state_dict) if isinstance(state_dict, dict) else dict(state_dict)
-        if hasattr(state_dict, "_metadata"):
-            state._metadata = state_dict._metadata  # type: ignore[attr-defined]
-        result = model.load_state_dict(state, strict=False)
+        result = model.load_state_dict(state_dict, strict=False)
     except (RuntimeError, TypeError, AttributeError) as exc:
         raise CheckpointError(f"{filename} cannot be loaded into {model.__class__.__name__}: {exc}.") from exc
     return LoadReport(

@@ -35,6 +35,7 @@ from returnn.torch.optim.param_groups import (
     weight_decay_groups,
     wrap_user_blacklist_wd_modules,
 )
+from returnn.torch.optim.skipped_updates import SkippedUpdates
 from returnn.torch.optim.state import load_into, pack_state, param_names, unpack_state
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
 
@@ -50,8 +51,8 @@ __all__ = [
     "wrap_user_blacklist_wd_modules",
 ]
 
-#: Without waiting for the device, invalid updates are counted there; look at the counters each so many updates.
-_DEVICE_CHECK_INTERVAL = 50
+#: Look at the scale on a device each so many updates.
+_SCALE_CHECK_INTERVAL = 50
 #: A GradScaler halves its scale at each invalid update. Below this, the model itself gives inf or nan.
 _MIN_GRAD_SCALE = 1e-10
 
@@ -80,20 +81,16 @@ class Updater:
     _grad_noise: float = 0.0
     _accum_grad_multiple_step: int | Callable[..., int] = 1
     _accum_grad_leftover: Literal["carry", "drop", "flush"] = "carry"
-    _invalid_gradient_threshold: int | None = 3
-    _invalid_gradients_per_epoch: bool = False
     _dialect: Literal["mini", "mainline"] = "mini"
 
-    # Since the start of the epoch: updates, applied or skipped; those skipped.
+    # Since the start of the epoch, applied or skipped.
     _num_updates: int = 0
-    _num_skipped: int = 0
+    # None: not used yet, see _skipped_updates.
+    _skipped: SkippedUpdates | None = None
     # Steps whose gradients are not yet applied, those carried over from earlier epochs included.
     _num_accumulated: int = 0
     # The same within this epoch.
     _group_size: int = 0
-    _num_invalid_in_succession: int = 0
-    # On the device: skipped in total, skipped in succession, largest of that. None: not used (yet).
-    _device_counters: torch.Tensor | None = None
     _leftover_logged: bool = False
     # Parameters of the network whose gradients are handled, and the network they are of.
     _grad_params: tuple[torch.nn.Parameter, ...] = ()
@@ -131,8 +128,15 @@ class Updater:
         self._grad_noise = options.gradient_noise
         self._accum_grad_multiple_step = options.accum_grad_multiple_step
         self._accum_grad_leftover = options.accum_grad_leftover or ("drop" if dialect == "mainline" else "carry")
-        self._invalid_gradient_threshold = options.invalid_gradient_threshold
-        self._invalid_gradients_per_epoch = options.invalid_gradients_per_epoch
+        self._skipped = SkippedUpdates(
+            options.invalid_gradient_threshold, per_epoch=options.invalid_gradients_per_epoch
+        )
+
+    @property
+    def _skipped_updates(self) -> SkippedUpdates:
+        if self._skipped is None:
+            self._skipped = SkippedUpdates()
+        return self._skipped
 
     # --- creation
 
@@ -290,14 +294,14 @@ class Updater:
         :raises NonFiniteGradientError: too many in succession
         """
         self._group_size += 1
-        self._count_skipped("the loss is inf or nan, step skipped")
+        self._skipped_updates.count_skipped("the loss is inf or nan, step skipped")
         due = self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx)
         if due and self._num_accumulated:
             self._update()
             return
         if due:
             self._group_size = 0
-        self._check_succession()
+        self._skipped_updates.check()
 
     def _is_update_due(self, step_idx: int | None) -> bool:
         size = self._accum_grad_multiple_step
@@ -327,13 +331,13 @@ class Updater:
             )
         elif not grads or (all_finite(norm) if norm is not None else not found_nonfinite(grads).item()):
             optimizer.step()
-            self._num_invalid_in_succession = 0
+            self._skipped_updates.count_valid()
         else:
-            self._count_skipped("inf or nan in the gradients, update skipped")
+            self._skipped_updates.count_skipped("inf or nan in the gradients, update skipped")
         self._num_updates += 1
         optimizer.zero_grad()
         self._num_accumulated = self._group_size = 0
-        self._check_succession()
+        self._skipped_updates.check()
 
     def _change_gradients(
         self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
@@ -350,26 +354,6 @@ class Updater:
         if self._grad_clip_norm:
             return torch.nn.utils.clip_grad_norm_(self._grad_params, self._grad_clip_norm)
         return None
-
-    def _count_skipped(self, what: str) -> None:
-        self._num_skipped += 1
-        self._num_invalid_in_succession += 1
-        print(
-            f"Warning: {what} ({self._num_invalid_in_succession} in succession, limit {self._invalid_gradient_threshold}).",
-            file=log.v2,
-        )
-
-    def _check_succession(self) -> None:
-        threshold = self._invalid_gradient_threshold
-        if threshold is not None and self._num_invalid_in_succession >= threshold:
-            self._raise_nonfinite(self._num_invalid_in_succession)
-
-    def _raise_nonfinite(self, num: int) -> None:
-        self._num_invalid_in_succession = 0
-        raise NonFiniteGradientError(
-            f"Got {num} invalid gradients in succession, abort training. The gradients had inf or nan values, the weights were not "
-            "changed by them. Try a lower learning rate, gradient_clip_norm, or look for the cause with torch.autograd.set_detect_anomaly."
-        )
 
     # --- updates that decide on the device whether they are skipped
 
@@ -396,32 +380,7 @@ class Updater:
             optimizer.step()
         finally:
             del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
-        if self._device_counters is None:
-            self._device_counters = torch.tensor(
-                [0.0, float(self._num_invalid_in_succession), 0.0], device=found.device
-            )
-        total, row, longest = self._device_counters.unbind()
-        row = (row + found) * found
-        self._device_counters = torch.stack([total + found, row, torch.maximum(longest, row)])
-        if (self._num_updates + 1) % _DEVICE_CHECK_INTERVAL == 0:
-            self._read_device_counters()
-
-    def _read_device_counters(self) -> None:
-        """Waits for the device. Adds its counters to ours; the count in succession stays there."""
-        if self._device_counters is None:
-            return
-        total, row, longest = (int(x) for x in self._device_counters.tolist())
-        self._device_counters = None
-        self._num_skipped += total
-        self._num_invalid_in_succession = row
-        if total:
-            print(
-                f"Warning: inf or nan in the gradients, {total} updates skipped, at most {longest} in succession.",
-                file=log.v2,
-            )
-        threshold = self._invalid_gradient_threshold
-        if threshold is not None and longest >= threshold:
-            self._raise_nonfinite(longest)
+        self._skipped_updates.count_on_device(found)
 
     # --- mixed precision
 
@@ -430,10 +389,16 @@ class Updater:
         on_cpu = self._device_type() == "cpu"
         scale_before = scaler.get_scale() if on_cpu else 0.0
         scaler.step(optimizer)
+        if not on_cpu:
+            # Private, but the only way to count without waiting for the device; update() clears it.
+            states = getattr(scaler, "_per_optimizer_states", None) or {}
+            for found in states.get(id(optimizer), {}).get("found_inf_per_device", {}).values():
+                self._skipped_updates.count_normal_on_device(found.reshape(()))
+                break
         scaler.update()
-        if on_cpu:
-            self._num_skipped += scaler.get_scale() < scale_before
-        if on_cpu or (self._num_updates + 1) % _DEVICE_CHECK_INTERVAL == 0:
+        if on_cpu and scaler.get_scale() < scale_before:
+            self._skipped_updates.count_normal()
+        if on_cpu or (self._num_updates + 1) % _SCALE_CHECK_INTERVAL == 0:
             scale = scaler.get_scale()
             if scale < _MIN_GRAD_SCALE:
                 raise NonFiniteGradientError(
@@ -446,8 +411,7 @@ class Updater:
     @property
     def num_skipped_updates(self) -> int:
         """Updates (or steps, see :meth:`skip_step`) of this epoch skipped because of inf or nan. Waits for the device."""
-        self._read_device_counters()
-        return self._num_skipped
+        return self._skipped_updates.num_skipped
 
     @property
     def num_accumulated_steps(self) -> int:
@@ -480,16 +444,13 @@ class Updater:
         elif pending and mode == "drop":
             self._drop_gradients()
         self._group_size = 0
-        self._read_device_counters()
-        if self._invalid_gradients_per_epoch:
-            self._num_invalid_in_succession = 0
         report = EpochUpdates(
             num_updates=self._num_updates,
-            num_skipped=self._num_skipped,
+            num_skipped=self._skipped_updates.finish_epoch(),
             num_leftover_steps=leftover,
             leftover_mode=mode,
         )
-        self._num_updates = self._num_skipped = 0
+        self._num_updates = 0
         return report
 
     def _drop_gradients(self) -> None:
@@ -515,11 +476,10 @@ class Updater:
         :return: content of the optimizer file: the optimizer's state_dict, plus our entry "returnn". Any: see there
         """
         assert self.optimizer is not None, "create_optimizer was not called"
-        self._read_device_counters()
         extra: dict[str, Any] = {
             "param_names": param_names(self.network, self.optimizer),
             "learning_rate": self.learning_rate,
-            "num_invalid_in_succession": self._num_invalid_in_succession,
+            "num_invalid_in_succession": self._skipped_updates.num_in_succession,
         }
         if self._grad_scaler is not None:
             extra["grad_scaler"] = self._grad_scaler.state_dict()
@@ -545,7 +505,7 @@ class Updater:
         for note in load_into(self.optimizer, loaded, param_names(self.network, self.optimizer)):
             print(f"Note: {note}", file=log.v3)
         extra = loaded.extra
-        self._num_invalid_in_succession = int(extra.get("num_invalid_in_succession", 0))
+        self._skipped_updates.num_in_succession = int(extra.get("num_invalid_in_succession", 0))
         if self._grad_scaler is not None and extra.get("grad_scaler"):
             self._grad_scaler.load_state_dict(dict(extra["grad_scaler"]))
         self._restore_accumulated(extra.get("accumulated"), filename)

@@ -17,7 +17,7 @@ import numpy
 import pytest
 import torch
 
-from returnn.errors import CheckpointError
+from returnn.errors import CheckpointError, MissingDependencyError
 from returnn.torch.checkpoint import (
     TMP_POSTFIX,
     find_checkpoint_file,
@@ -227,7 +227,29 @@ def test_find_checkpoint_file(tmp_path: pathlib.Path) -> None:
         find_checkpoint_file(tmp_path / "epoch.004")
 
 
+def test_safetensors_is_optional(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(MissingDependencyError, match="pip install safetensors"):
+        load_file(path)
+
+
+def test_safetensors(tmp_path: pathlib.Path) -> None:
+    library = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "m.safetensors"
+    library.save_file({"w": torch.arange(3.0)}, path)
+    state = get_model_state(load_file(path), filename="f")
+    assert torch.equal(state["w"], torch.arange(3.0))
+
+
 # --- model states
+
+
+def test_versions_of_modules_survive(tmp_path: pathlib.Path) -> None:
+    save_file_atomic({"model": torch.nn.BatchNorm1d(3).state_dict()}, tmp_path / "m.pt")
+    state = get_model_state(load_file(tmp_path / "m.pt"), filename="f")
+    assert state._metadata[""] == {"version": 2}  # type: ignore[attr-defined]
 
 
 def test_model_state_forms() -> None:

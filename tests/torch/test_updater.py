@@ -636,3 +636,14 @@ def test_client_subclass_without_our_constructor() -> None:
     assert not torch.equal(before["0.weight"], params_of(model)["0.weight"])
     assert updater.num_accumulated_steps == 1
     assert config["optimizer"] == {"class": "sgd", "slow_params": ["0.bias"]}
+
+
+def test_scaler_counts_on_other_devices() -> None:
+    model = make_model()
+    updater = make_updater(model, torch_amp="float16")
+    updater.create_grad_scaler()
+    updater._device_type = lambda: "cuda"  # type: ignore[method-assign]
+    for step_idx, value in enumerate([1.0, float("inf"), 1.0, float("inf"), float("inf"), float("inf"), float("inf")]):
+        updater.step(bad_loss(model, value), step_idx)
+    assert updater.num_skipped_updates == 5
+    assert updater.finish_epoch() == EpochUpdates(7, 5, 0, "carry")

@@ -216,3 +216,10 @@ def test_log_lines(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -
     updater.load_optimizer(str(tmp_path / "o.pt"))
     out = capsys.readouterr().out
     assert f"Save optimizer under {tmp_path}/o.pt\nLoad optimizer {tmp_path}/o.pt\n" in out
+
+
+def test_unsafe_file_needs_the_option(tmp_path: pathlib.Path) -> None:
+    path = save_changed(tmp_path, lambda s: s.update(where=pathlib.PurePosixPath("x")))
+    with pytest.raises(CheckpointError, match="load_unsafe_checkpoints = True"):
+        make_updater(make_model()).load_optimizer(path)
+    make_updater(make_model(), load_unsafe_checkpoints=True).load_optimizer(path)
