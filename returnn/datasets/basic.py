@@ -27,7 +27,8 @@ from returnn.datasets.seq_order import SeqLens
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetError, NotSupportedError
 from returnn.options.datasets import RANDOM_SEED_OFFSET_ENV_VAR
-from returnn.util.basic import OptionalNotImplementedError, try_run
+from returnn.util.containers import try_run
+from returnn.util.markers import OptionalNotImplementedError
 from returnn.util.numbers_dict import NumbersDict
 
 __all__ = [

@@ -14,7 +14,7 @@ from returnn.datasets.basic import Dataset
 from returnn.datasets.seq_order import SeqOrder
 from returnn.errors import DatasetError
 from returnn.log import log
-from returnn.util.basic import OptionalNotImplementedError
+from returnn.util.markers import OptionalNotImplementedError
 from returnn.util.numbers_dict import NumbersDict
 
 __all__ = ["CachedDataset"]

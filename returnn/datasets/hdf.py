@@ -38,7 +38,7 @@ from returnn.datasets.stream_hdf import (
 )
 from returnn.errors import DataFileError, DatasetError, describe
 from returnn.log import log
-from returnn.util.basic import cf
+from returnn.util.cache_manager import cf
 from returnn.util.numbers_dict import NumbersDict
 
 __all__ = [

@@ -14,7 +14,7 @@ from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, seq_lens_to_array
 from returnn.errors import DatasetError
-from returnn.util.basic import OptionalNotImplementedError
+from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["MapDatasetBase", "MapDatasetWrapper", "FromListDataset"]
 

@@ -27,7 +27,7 @@ from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.errors import DataFileError, DatasetError, describe
-from returnn.util.basic import cf
+from returnn.util.cache_manager import cf
 
 __all__ = [
     "StreamHDFDataset",

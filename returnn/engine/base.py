@@ -24,7 +24,8 @@ from returnn.lr import lr_file
 from returnn.options.checkpoint import CheckpointOptions, CleanupOptions, should_write_to_disk
 from returnn.options.data import DataOptions
 from returnn.options.learning_rate import LearningRateOptions
-from returnn.util.basic import confirm, human_bytes_size
+from returnn.util.numbers import human_bytes_size
+from returnn.util.terminal import confirm
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset

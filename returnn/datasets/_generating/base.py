@@ -13,7 +13,7 @@ from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, parse_seq_ordering
 from returnn.errors import DatasetError
-from returnn.util.basic import OptionalNotImplementedError
+from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["GeneratingDataset", "one_hot", "corpus_idxs_of_tags"]
 

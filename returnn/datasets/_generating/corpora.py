@@ -18,7 +18,7 @@ from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, fixed_random_subset, part_of_order
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError
-from returnn.util.basic import OptionalNotImplementedError
+from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["LibriSpeechCorpus", "Enwik8Corpus"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import h5py
@@ -156,7 +156,7 @@ class HDFDatasetWriter:
     def _write_labels(
         self, dataset: Dataset, group: h5py.Group, source: str, key: str, dim: int, *, generate_labels: bool
     ) -> None:
-        labels = dataset.labels.get(source)
+        labels: Sequence[str] = dataset.labels.get(source, ())
         if not is_real_vocabulary(labels):
             if not generate_labels:
                 return
@@ -211,7 +211,7 @@ class _Plan:
         # (data key of the dataset, target key in the file or None for inputs), in the order of the length columns,
         # which is the one of the names in the file.
         self.columns: list[tuple[str, str | None]] = [(key, None) for key in input_keys]
-        self.columns += sorted(names.items(), key=lambda item: item[1])
+        self.columns += [(source, key) for key, source in sorted((key, source) for source, key in names.items())]
         self.dims: dict[str, tuple[int, int]] = {key: _get_dims(dataset, key) for key in self.source_keys}
 
 

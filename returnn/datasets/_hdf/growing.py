@@ -62,7 +62,7 @@ class GrowingDataset:
 
     def flush(self) -> None:
         """Write all collected frames; create the HDF dataset if there is none yet, even for no frames."""
-        frames = np.concatenate(self._pending) if len(self._pending) > 1 else (self._pending or [None])[0]
+        frames = np.concatenate(self._pending) if self._pending else None
         if self._dataset is None:
             num = 0 if frames is None else len(frames)
             self._dataset = self._parent.create_dataset(
