@@ -79,7 +79,7 @@ def test_golden_orders() -> None:
         for epoch, order in epochs.items():
             dataset.init_seq_order(epoch=int(epoch))
             assert list(dataset.get_current_seq_order()) == order, (options, epoch)
-            assert [dataset.get_tag(i) for i in range(dataset.num_seqs)] == ["o/%02d" % i for i in order]
+            assert [dataset.get_tag(i) for i in range(dataset.num_seqs)] == [f"o/{i:02d}" for i in order]
 
 
 def _check_multi(dataset: HDFDataset, expected: dict[str, Any]) -> None:

@@ -133,7 +133,9 @@ class SimpleHDFWriter:
             self._inputs = self._new_inputs(frames)
         for key, stream in extras.items():
             if key not in self._extras:
-                self._extras[key] = self._new_extra(key, stream.dim, stream.ndim, stream.dtype, stream.frame_shape)
+                # Labels tell the number of classes, the data of one axis does not.
+                dim = len(self._extra_labels.get(key, ())) or stream.dim
+                self._extras[key] = self._new_extra(key, dim, stream.ndim, stream.dtype, stream.frame_shape)
         row = np.zeros((main.num_seqs, 1 + len(self._extras)), dtype=np.int32)
         row[:, 0] = main.lens
         self._inputs.append(_own(frames, self._inputs.dtype))
@@ -179,16 +181,21 @@ class SimpleHDFWriter:
         where = self._where
         if swmr:
             raise NotSupportedError(describe("swmr is not supported", where=where, todo="Leave it out"))
-        for key, labels, dim in [("labels", self.labels, self.dim)] + [
-            (f"extra_labels[{key!r}]", values, extra_type[key][0] if key in extra_type else None)
-            for key, values in self._extra_labels.items()
-        ]:
-            if labels is not None and dim is not None and len(labels) != dim:
+        if self.labels is not None and len(self.labels) != self.dim:
+            raise ConfigError(
+                describe("labels do not fit to dim", where=where, expected=f"{self.dim} labels", got=len(self.labels))
+            )
+        for key, labels in self._extra_labels.items():
+            dim = extra_type[key][0] if key in extra_type else None
+            if dim is not None and len(labels) != dim:
                 raise ConfigError(
-                    describe(f"{key} do not fit to dim", where=where, expected=f"{dim} labels", got=len(labels))
+                    describe(
+                        f"extra_labels[{key!r}] do not fit to dim",
+                        where=where,
+                        expected=f"{dim} labels",
+                        got=len(labels),
+                    )
                 )
-            if labels is not None and dim is None:
-                raise ConfigError(describe(f"{key} given, but no dim", where=where, todo=f"Set dim={len(labels)}"))
         if INPUTS_KEY in extra_type:
             raise ConfigError(
                 describe(f"{INPUTS_KEY!r} cannot be an extra stream", where=where, todo="Choose another key")
@@ -355,6 +362,16 @@ class SimpleHDFWriter:
                 frame_shape=None if known is None else known.frame_shape,
                 where=self._where,
             )
+            labels = self._extra_labels.get(key)
+            if known is None and labels and streams[key].ndim > 1 and len(labels) != streams[key].dim:
+                raise DatasetError(
+                    describe(
+                        f"insert_batch: extra_labels[{key!r}] do not fit to the data",
+                        where=self._where,
+                        expected=f"{streams[key].dim} labels",
+                        got=len(labels),
+                    )
+                )
             if known is not None:
                 streams[key].frames = _cast(streams[key].frames, known.dtype, what=f"extra {key!r}", where=self._where)
         return streams
