@@ -112,7 +112,11 @@ def find_checkpoint_file(path: str | os.PathLike[str]) -> str:
 
 
 def load_file(
-    path: str | os.PathLike[str], map_location: str | torch.device = "cpu", *, weights_only: bool = True
+    path: str | os.PathLike[str],
+    map_location: str | torch.device = "cpu",
+    *,
+    weights_only: bool = True,
+    mmap: bool = False,
 ) -> Any:
     """
     Read a file of torch.save (or a ``.safetensors`` file). Tensors, plain values, containers and numpy scalars are read safely.
@@ -120,6 +124,7 @@ def load_file(
     :param path:
     :param map_location: device of the tensors
     :param weights_only: False: if the file has other objects too, load it nevertheless, which can run any code
+    :param mmap: read tensors from disk when they are first used, where the format allows it; only for the CPU
     :return: the object. Any: mostly a dict
     :raises CheckpointError: missing, truncated or broken file, or other objects in it; the text names the file
     """
@@ -130,7 +135,9 @@ def load_file(
         return _load_safetensors(path, map_location)
     try:
         with torch.serialization.safe_globals(_numpy_scalar_globals()):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(
+                path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError as exc:
         unsafe_object = _unsafe_object(path, exc)
         if unsafe_object is None:
@@ -161,8 +168,7 @@ def _numpy_scalar_globals() -> list[Any]:
     :return: what numpy scalars need, e.g. learning rates of numpy.linspace in files of the peers; none of them can run code.
         Any: classes, functions and (function, name) pairs
     """
-    multiarray: Any = getattr(numpy, "_core", None) or numpy.core
-    scalar = multiarray.multiarray.scalar
+    scalar = numpy.float64(0).__reduce__()[0]  # has moved between numpy versions
     dtype_classes = {
         type(numpy.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "U1")
     }

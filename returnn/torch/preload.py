@@ -149,14 +149,12 @@ class Preloads:
         *,
         train: bool,
         first_train_epoch: bool,
-        map_location: str | torch.device = "cpu",
         allow_unsafe: bool = False,
     ):
         """
         :param opts: value of the option. Any: checked here
         :param train: the task trains (or only initializes) the model
         :param first_train_epoch: training, and no own checkpoint is continued
-        :param map_location: where to load the tensors
         :param allow_unsafe: option ``load_unsafe_checkpoints``
         :raises ConfigError: wrong options
         """
@@ -166,7 +164,6 @@ class Preloads:
         entries = [PreloadEntry.from_dict(name, (opts or {})[name]) for name in sorted(opts or {}, reverse=True)]
         self.entries = [e for e in entries if e.is_active(train=train, first_train_epoch=first_train_epoch)]
         self._train = train
-        self._map_location = map_location
         self._allow_unsafe = allow_unsafe
         # By entry name: state with the names of the model, of those files that are already read.
         self._states: dict[str, dict[str, torch.Tensor]] = {}
@@ -219,7 +216,8 @@ class Preloads:
         if entry.name not in self._states:
             assert entry.filename is not None
             filename = find_checkpoint_file(entry.filename)
-            obj = load_file(filename, map_location=self._map_location, weights_only=not self._allow_unsafe)
+            # Mapped: asking for the names reads no tensors, and parts that are not used are never read.
+            obj = load_file(filename, weights_only=not self._allow_unsafe, mmap=True)
             state = get_model_state(obj, filename=filename, key=entry.checkpoint_key)
             self._states[entry.name] = _rename(entry, state, filename)
         return self._states[entry.name]

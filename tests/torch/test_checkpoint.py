@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -46,6 +47,24 @@ def test_save_and_load(tmp_path: pathlib.Path) -> None:
     assert torch.equal(loaded.pop("model")["w"], torch.arange(3.0))
     assert loaded == {"epoch": 1, "lr": 0.5, "none": None, "list": [1, "a", (2, 3)]}
     assert os.listdir(path.parent) == ["epoch.001.pt"]
+
+
+def test_content_is_on_disk_before_the_name(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> Callable[..., Any]:
+        original = getattr(os, name)
+
+        def func(*args: Any) -> Any:
+            calls.append(name)
+            return original(*args)
+
+        return func
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, note(name))
+    save_file_atomic({"epoch": 1}, tmp_path / "m.pt")
+    assert calls == ["fsync", "replace", "fsync"]  # file, name, folder
 
 
 def test_save_without_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +197,16 @@ def test_opt_in_for_other_objects(tmp_path: pathlib.Path, capsys: pytest.Capture
     path = model_file(tmp_path / "m.pt", counter=collections.Counter("aab"), where=pathlib.PurePosixPath("x"))
     with pytest.raises(CheckpointError, match="load_unsafe_checkpoints"):
         load_file(path)
-    assert load_file(path, weights_only=False)["where"] == pathlib.PurePosixPath("x")
+    assert load_file(path, weights_only=False, mmap=True)["where"] == pathlib.PurePosixPath("x")
     assert f"Warning: {path} contains objects that can run code" in capsys.readouterr().out
+
+
+def test_mapped_and_old_formats(tmp_path: pathlib.Path) -> None:
+    obj = {"w": torch.arange(3.0)}
+    torch.save(obj, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(obj, tmp_path / "new.pt")
+    for name in ("old.pt", "new.pt"):
+        assert torch.equal(load_file(tmp_path / name, mmap=True)["w"], obj["w"])
 
 
 def test_numpy_scalars_are_safe(tmp_path: pathlib.Path) -> None:

@@ -97,7 +97,10 @@ def allowed_arguments(optimizer_class: OptimizerClass) -> list[str] | None:
     :param optimizer_class:
     :return: names that its entry in the config may have, without the learning rate; None: any
     """
-    params = inspect.signature(optimizer_class).parameters
+    try:
+        params = inspect.signature(optimizer_class).parameters
+    except (TypeError, ValueError):  # e.g. written in C
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in params.values()):
         return None
     names = [p.name for p in params.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
