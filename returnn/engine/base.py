@@ -157,7 +157,17 @@ class EngineBase:
         :raises ConfigError: the task needs a checkpoint, and none is given
         """
         options = CheckpointOptions.from_config(config)
-        return choose_start(options, trained_epochs=_trained_epochs(config))
+        return choose_start(
+            options,
+            trained_epochs=_trained_epochs(config),
+            standard_optimizer_files=cls._has_standard_optimizer_files(),
+        )
+
+    @classmethod
+    def _has_standard_optimizer_files(cls) -> bool:
+        """:return: False for custom engines that save or load optimizers in their own way (e.g. several of them)"""
+        methods = [getattr(cls, name, None) for name in ("_save_optimizer", "_load_optimizer")]
+        return all(method is None or method.__module__.startswith("returnn.") for method in methods)
 
     @classmethod
     def get_epoch_model(cls, config: Config) -> tuple[int | None, str | None]:

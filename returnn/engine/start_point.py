@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 
 from returnn.engine.model_files import (
@@ -23,7 +24,11 @@ __all__ = ["choose_start", "newest_whole"]
 
 
 def choose_start(
-    options: CheckpointOptions, *, models: dict[int, str] | None = None, trained_epochs: frozenset[int] = frozenset()
+    options: CheckpointOptions,
+    *,
+    models: dict[int, str] | None = None,
+    trained_epochs: frozenset[int] = frozenset(),
+    standard_optimizer_files: bool = True,
 ) -> StartPoint:
     """
     Decide which checkpoint the run starts from.
@@ -31,6 +36,8 @@ def choose_start(
     :param options:
     :param models: epoch -> path without suffix of the existing checkpoints. None: look
     :param trained_epochs: epochs with stored scores, so they were trained here
+    :param standard_optimizer_files: False: the engine has own ways to store optimizers, so a checkpoint
+        may be complete without an ".opt.pt" file, unless there are such files
     :raises CheckpointError: a file that is asked for is missing or broken, or all own checkpoints are unusable
     :raises ConfigError: a task that needs a checkpoint has none
     """
@@ -42,6 +49,8 @@ def choose_start(
     if options.task == "initialize_model":  # does not go on from anything, writes epoch 0
         options = dataclasses.replace(options, start_epoch=None)
         models = {}
+    if not standard_optimizer_files and not _any_optimizer_file(options, models):
+        options = dataclasses.replace(options, allow_missing_optimizer=True)
     notes: list[str] = []
     start_epoch = options.start_epoch
     if models and start_epoch == 1:
@@ -71,6 +80,11 @@ def choose_start(
             )
         )
     return StartPoint("fresh", None, None, notes)
+
+
+def _any_optimizer_file(options: CheckpointOptions, models: dict[int, str]) -> bool:
+    paths = [*models.values(), *([options.load] if options.load else [])]
+    return any(os.path.exists(optimizer_filename(path)) for path in paths)
 
 
 def _choose_existing(
@@ -256,11 +270,13 @@ def _problem(path: str, *, need_optimizer: bool) -> str | None:
     if not is_whole(model):
         return f"{model} is broken or only half written"
     optimizer = optimizer_filename(path)
-    if not os.path.exists(optimizer):
-        return f"optimizer file {optimizer} does not exist" if need_optimizer else None
-    if not is_whole(optimizer):
-        # Even if an optimizer file is not needed: a broken one shows that this checkpoint was not finished.
-        return f"optimizer file {optimizer} is broken or only half written"
+    if need_optimizer and not os.path.exists(optimizer):
+        return f"optimizer file {optimizer} does not exist"
+    # Even if no optimizer file is needed, a broken one shows that this checkpoint was not finished.
+    # Custom engines store several, e.g. epoch.001.generator.opt.pt.
+    for filename in sorted(glob.glob(glob.escape(strip_suffix(path)) + ".*opt.pt")):
+        if not is_whole(filename):
+            return f"{filename} is broken or only half written"
     return None
 
 

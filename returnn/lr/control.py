@@ -402,7 +402,11 @@ class LearningRateControl:
             parts[1] = f"learning rates {shown}{', ...' if len(rates) > 3 else ''}"
         if self._uses_errors:
             parts.append(f"error key {' or '.join(self._measures()) or 'automatic'}")
-        parts.append(f"file {self.filename}" if self.filename else "no learning_rate_file, scores are not kept")
+        parts.append(
+            f"file {self.filename}"
+            if self.filename
+            else "no learning_rate_file (scores are only in the log and in the checkpoints)"
+        )
         return ", ".join(parts)
 
     def __repr__(self) -> str:

@@ -278,3 +278,17 @@ def test_pattern_of_custom_engines() -> None:
     engine = CustomEngine(config=_config(train=_data(), dev=_data()))
     engine.init_train()
     assert list(engine.eval_datasets) == ["dev"]
+
+
+def test_custom_engine_with_own_optimizer_files() -> None:
+    class TwoOptimizers(Engine):
+        def _save_optimizer(self) -> None:
+            raise NotImplementedError
+
+    os.mkdir("m")
+    for name in ("ep.001.pt", "ep.001.gen.opt.pt", "ep.001.disc.opt.pt"):
+        Path("m", name).write_bytes(WHOLE)
+    config = _config(model="m/ep")
+    assert TwoOptimizers.get_epoch_model(config) == (1, "m/ep.001")
+    with pytest.raises(CheckpointError):
+        Engine.get_epoch_model(config)

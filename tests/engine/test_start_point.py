@@ -22,8 +22,11 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _start(**config: Any) -> StartPoint:
     trained = config.pop("trained_epochs", frozenset())
+    standard = config.pop("standard_optimizer_files", True)
     config = {"task": "train", "model": "m/ep", "num_epochs": 20, **config}
-    return choose_start(CheckpointOptions.from_config(config), trained_epochs=trained)
+    return choose_start(
+        CheckpointOptions.from_config(config), trained_epochs=trained, standard_optimizer_files=standard
+    )
 
 
 def _triple(start: StartPoint) -> tuple[str, int | None, str | None]:
@@ -246,3 +249,26 @@ def test_forward_skips_broken_newest_and_needs_no_optimizer() -> None:
     write("m/ep.003.pt", content=WHOLE[:50])
     with pytest.raises(ConfigError, match="No usable checkpoint.*m/ep.003.pt is broken"):
         _start(task="forward")
+
+
+# --- custom engines
+
+
+def test_engine_with_own_optimizer_files() -> None:
+    write_epochs(1, 2, opt=False)
+    write("m/ep.001.gen.opt.pt", "m/ep.002.gen.opt.pt")
+    assert _start(standard_optimizer_files=False).epoch == 2
+    with pytest.raises(CheckpointError, match="not found"):
+        _start()
+    write("m/ep.002.gen.opt.pt", content=WHOLE[:60])
+    start = _start(standard_optimizer_files=False)
+    assert start.epoch == 1 and "m/ep.002.gen.opt.pt is broken" in start.notes[0]
+    write("x.pt")
+    assert _start(standard_optimizer_files=False, model="n/ep", load="x", start_epoch=5).start_epoch == 5
+
+
+def test_engine_that_uses_the_standard_files_in_its_own_way() -> None:
+    write_epochs(1, 2)
+    os.remove("m/ep.002.opt.pt")
+    start = _start(standard_optimizer_files=False)
+    assert start.epoch == 1 and "m/ep.002.opt.pt does not exist" in start.notes[0]

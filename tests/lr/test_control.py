@@ -236,5 +236,5 @@ def test_describe() -> None:
     rates = ConstantLearningRate(default_learning_rate=0.1, default_learning_rates=[0.1, 0.2, 0.3, 0.4])
     assert rates.describe() == (
         "ConstantLearningRate, learning rates 0.1 (epoch 1), 0.2 (epoch 2), 0.3 (epoch 3), ..., "
-        "no learning_rate_file, scores are not kept"
+        "no learning_rate_file (scores are only in the log and in the checkpoints)"
     )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -169,7 +170,7 @@ def test_round_trip_of_anything(data: dict[int, EpochData]) -> None:
     }
 
 
-def _sorted(value: object) -> object:
+def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
     if isinstance(value, list):

@@ -92,14 +92,16 @@ def test_errors_name_the_option(name: str, value: Any) -> None:
 
 
 def test_cleanup_forms() -> None:
-    for value in (None, False, 0, {}, "False"):
+    none: list[Any] = [None, False, 0, {}, "False"]
+    for value in none:
         assert CleanupOptions.from_value(value) is None
-    for value in (True, 1, "True", {"keep_last_n": 2}):
+    default: list[Any] = [True, 1, "True", {"keep_last_n": 2}]
+    for value in default:
         assert CleanupOptions.from_value(value) == CleanupOptions(2, 4, None, None)
-    value = {"keep_last_n": 1, "keep_best_n": 0, "keep": range(10, 40, 10), "score_keys": "dev_loss_ce"}
-    assert CleanupOptions.from_value(value) == CleanupOptions(1, 0, frozenset({10, 20, 30}), ("dev_loss_ce",))
+    opts: dict[str, Any] = {"keep_last_n": 1, "keep_best_n": 0, "keep": range(10, 40, 10), "score_keys": "dev_loss_ce"}
+    assert CleanupOptions.from_value(opts) == CleanupOptions(1, 0, frozenset({10, 20, 30}), ("dev_loss_ce",))
     assert CleanupOptions.from_value({"keep": []}) == CleanupOptions(keep=frozenset())
-    assert value["keep"] == range(10, 40, 10)
+    assert opts["keep"] == range(10, 40, 10)
 
 
 def test_unknown_cleanup_key_gets_a_suggestion() -> None:
@@ -108,7 +110,10 @@ def test_unknown_cleanup_key_gets_a_suggestion() -> None:
 
 
 def test_preload_is_checked_and_not_changed() -> None:
-    value = {"a": {"filename": "x.pt", "init_for_train": "always"}, "b": {"filename": None, "pattern": "*"}}
+    value: dict[str, Any] = {
+        "a": {"filename": "x.pt", "init_for_train": "always"},
+        "b": {"filename": None, "pattern": "*"},
+    }
     assert _read(preload_from_files=value).preload_from_files is value
 
 
