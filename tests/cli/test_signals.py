@@ -42,7 +42,14 @@ def start(folder: Path, text: str) -> tuple[subprocess.Popen[str], str]:
     """:return: the process, and the line that shows that it works"""
     write_config(folder, text)
     proc = subprocess.Popen(
-        command(["my.config"]), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        command(["my.config"]),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        # A shell starts background jobs with SIGINT ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert proc.stdout is not None
     for line in proc.stdout:
