@@ -504,7 +504,8 @@ def test_dataset_writer_options_and_errors(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"No sequences.*start_seq 7.*inclusive"), HDFDatasetWriter(path) as writer:
         writer.dump_from_dataset(dataset, start_seq=7, use_progress_bar=False)
     assert path.read_bytes() == before
-    dataset = StaticDataset(data=[{"data": np.zeros((2, 1), "float32"), "classes": np.array([[1]])}], output_dim=dims)
+    bad = {"data": np.zeros((2, 1), "float32"), "classes": np.array([0.5])}
+    dataset = StaticDataset(data=[*seqs, bad], output_dim=dims)
     with pytest.raises(DatasetError, match="'classes'"), HDFDatasetWriter(path) as writer:
         writer.dump_from_dataset(dataset, use_progress_bar=False)
     dataset = StaticDataset(data=seqs, output_dim=dims)
