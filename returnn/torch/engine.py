@@ -325,7 +325,7 @@ class Engine(EngineBase):
         """
         if torch.device(self._device).type != "cpu":
             return True
-        bad = {name: float(x.loss) for name, x in losses.items() if not math.isfinite(x.loss.item())}
+        bad = {name: x.loss.item() for name, x in losses.items() if not math.isfinite(x.loss.item())}
         if not bad:
             return True
         if self._options.stop_on_nonfinite_train_score:
@@ -628,7 +628,7 @@ class Engine(EngineBase):
             step_secs=now - step_start_time,
             secs_since_last_line=since,
             device_memory=device_memory_text(self._device),
-            total_loss=None if total_loss is None else float(total_loss),
+            total_loss=total_loss.item() if isinstance(total_loss, torch.Tensor) else total_loss,
             losses=loss_dict,
         )
         if report is not None:

@@ -141,10 +141,16 @@ def test_training_writes_checkpoints_scores_and_log_lines(capsys: pytest.Capture
     ids=["plain", "accum", "newbob-without-file", "amp"],
 )
 def test_restart_equals_no_interruption(opts: dict[str, Any], num_workers: int) -> None:
-    opts = {**opts, "num_workers_per_gpu": num_workers}
-    whole = _train(_config(**opts, num_epochs=4, model="whole/epoch"))
+    opts = {"learning_rate_file": "learning_rates", **opts, "num_workers_per_gpu": num_workers}
+    lr_file = opts.pop("learning_rate_file")
+
+    def config(name: str, num_epochs: int) -> Config:
+        file = f"{name}/{lr_file}" if lr_file else None
+        return _config(**opts, num_epochs=num_epochs, model=f"{name}/epoch", learning_rate_file=file)
+
+    whole = _train(config("whole", 4))
     for num_epochs in (2, 4):
-        parts = _train(_config(**opts, num_epochs=num_epochs, model="parts/epoch"))
+        parts = _train(config("parts", num_epochs))
     assert parts._start_epoch == 3
     for name, param in _params(whole).items():
         assert torch.equal(param, _params(parts)[name]), name
