@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import returnn.learning_rate_control as lrc
 from returnn.config import Config
@@ -117,3 +121,46 @@ def test_dry_run_reads_but_does_not_write(tmp_path: Path) -> None:
 
 def test_plain_dict_as_config() -> None:
     assert lrc.load_learning_rate_control_from_config({"learning_rate": 0.25}).get_learning_rate_for_epoch(1) == 0.25
+
+
+_errors = st.lists(
+    st.dictionaries(st.sampled_from(["CE", "dev_loss_a", "dev_loss_b"]), st.floats(width=32), max_size=3),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    _errors,
+    st.sampled_from(["constant", "newbob", "newbob_abs", "newbob_multi_epoch"]),
+    st.lists(st.floats(1e-6, 1.0), max_size=3),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_restarts_never_change_the_rates(
+    errors: list[dict[str, float]], kind: str, rates: list[float], min_epochs: int, relative_lr: bool, by_old: bool
+) -> None:
+    options: dict[str, Any] = {
+        "learning_rate_control": kind,
+        "learning_rate": 0.1,
+        "learning_rates": rates,
+        "learning_rate_control_min_num_epochs_per_new_lr": min_epochs,
+        "learning_rate_control_relative_error_relative_lr": relative_lr,
+        "newbob_relative_error_div_by_old": by_old,
+        "newbob_multi_num_epochs": 2,
+        "newbob_multi_update_interval": 1,
+        "learning_rate_growth": 1.1,
+        "min_learning_rate": 0.001,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        restarted_options = {**options, "learning_rate_file": os.path.join(folder, "rates")}
+        control = lrc.load_learning_rate_control_from_config(options)
+        for epoch, error in enumerate(errors, 1):
+            restarted = lrc.load_learning_rate_control_from_config(restarted_options)
+            assert control.get_learning_rate_for_epoch(epoch) == restarted.get_learning_rate_for_epoch(epoch)
+            for c in (control, restarted):
+                c.set_epoch_error(epoch, error)
+            restarted.save()
+            assert control.to_text() == Path(restarted_options["learning_rate_file"]).read_text()
