@@ -42,6 +42,11 @@ class ProcessState:
     quitting: bool = False
     # Texts of the warnings which are shown only once per process. Used by returnn.log and BehaviorVersion.
     shown_warnings: set[str] = dataclasses.field(default_factory=set)
+    # Defaults of returnn.util.pprint.pretty_print: characters; arrays as exact expressions.
+    pretty_print_limit: float = 300
+    pretty_print_as_bytes: bool = False
+    # Per prefix of returnn.util.terminal.progress_bar_with_time: time and completeness at its first call.
+    progress_bar_starts: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     # What the cache manager gave for each file name. Used by returnn.util.cache_manager.
     cached_files: dict[str, str] = dataclasses.field(default_factory=dict)
 

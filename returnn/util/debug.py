@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from returnn.util import better_exchook
-from returnn.util.exception_hook import dump_exception, excepthook, init_better_exchook, print_exception
+from returnn.util.exception_hook import dump_exception, excepthook, init_better_exchook
 from returnn.util.signals import (
     format_signum,
     init_faulthandler,
@@ -30,7 +30,6 @@ __all__ = [
     "init_better_exchook",
     "excepthook",
     "dump_exception",
-    "print_exception",
     "init_faulthandler",
     "install_lib_sig_segfault",
     "install_signal_handler_if_default",

@@ -19,7 +19,7 @@ from returnn.errors import UserError
 from returnn.util.better_exchook import better_exchook, format_exception_with_locals
 from returnn.util.thread_traces import dump_all_thread_tracebacks
 
-__all__ = ["init_better_exchook", "dump_exception", "print_exception", "excepthook"]
+__all__ = ["init_better_exchook", "dump_exception", "excepthook"]
 
 _logger = logging.getLogger("returnn")
 
@@ -99,8 +99,3 @@ def init_better_exchook() -> None:
         sys.excepthook = excepthook
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _thread_excepthook
-
-
-def print_exception(exc: BaseException) -> None:
-    """:param exc: its long dump goes to standard output"""
-    dump_exception(exc, sys.stdout)

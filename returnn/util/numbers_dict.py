@@ -165,12 +165,16 @@ class NumbersDict:
         result: NumbersDict | None = None,
     ) -> NumbersDict:
         """
-        :param self: left operand. A scalar is spread over the keys of the other operand
+        :param self: left operand; a dict is converted. A scalar is spread over the keys of the other operand
         :param other: right operand, likewise
         :param op: applied per key and to the broadcast values, unless both sides lack the value
         :param zero: stands for a value that one side lacks
         :param result: written in place if given
         """
+        if isinstance(self, Mapping):
+            self = cls(self)
+        if isinstance(other, Mapping):
+            other = cls(other)
         if not isinstance(self, NumbersDict):
             self = cls.constant_like(self, numbers_dict=other) if isinstance(other, NumbersDict) else cls(self)
         if not isinstance(other, NumbersDict):

@@ -82,25 +82,29 @@ def parse_orthography_into_symbols(
     :param square_brackets_for_specials: ``[...]`` (nesting allowed, an unclosed one goes to the end) is one symbol
     :return: e.g. ["h", "e", "l", "l", "o", " ", "[HESITATION]", " ", ...]
     """
-    symbols: list[str] = [""] if word_based else []
+    symbols: list[str] = []
     depth = 0
+    starts_new = True  # the next character does not belong to the last symbol
     for char in orthography:
-        if depth == 0:
-            if square_brackets_for_specials and char == "[":
-                depth = 1
-                if word_based:
-                    symbols[-1] += char
-                else:
-                    symbols.append(char)
-            elif not word_based:
-                symbols.append(char)
-            elif char.isspace():
+        if depth > 0:
+            depth += {"[": 1, "]": -1}.get(char, 0)
+            symbols[-1] += char.upper() if upper_case_special else char
+        elif square_brackets_for_specials and char == "[":
+            depth = 1
+            if word_based and symbols and not symbols[-1]:  # the word that the white space before began
+                symbols.pop()
+            symbols.append(char)
+            starts_new = True
+        elif word_based and char.isspace():
+            if not symbols:
                 symbols.append("")
-            else:
-                symbols[-1] += char
-            continue
-        depth += {"[": 1, "]": -1}.get(char, 0)
-        symbols[-1] += char.upper() if upper_case_special else char
+            symbols.append("")
+            starts_new = False
+        elif starts_new or not word_based:
+            symbols.append(char)
+            starts_new = False
+        else:
+            symbols[-1] += char
     return symbols
 
 
