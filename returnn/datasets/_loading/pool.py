@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import connection, forkserver, util
@@ -82,10 +83,23 @@ def _start_method(options: LoaderOptions) -> str:
     return wanted if wanted in methods else "spawn"
 
 
+def _needs_torch(payload: bytes) -> bool:
+    """:return: whether workers will import torch: through the payload, or because they import the main script"""
+    if "torch" not in sys.modules:
+        return False
+    if b"torch" in payload:
+        return True
+    for value in vars(sys.modules["__main__"]).values():
+        module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(module, str) and module.startswith(("torch", "returnn.torch")):
+            return True
+    return False
+
+
 def _start_server(payload: bytes) -> None:
     """Start the process that workers are forked from, if it does not run yet. It imports in the background."""
     preload = list(_PRELOAD)
-    if "torch" in sys.modules and b"torch" in payload:
+    if _needs_torch(payload):
         preload.append("torch")
     forkserver.set_forkserver_preload(preload)
     saved = os.environ.get("PYTHONPATH")
