@@ -1,0 +1,55 @@
+"""The text of an uncaught exception."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from returnn.cli.error_report import sentence, short_report
+from returnn.errors import ConfigError, MissingOptionError
+
+
+def raised(code: str, filename: str, **names: Any) -> BaseException:
+    """:return: what that code raises, with traceback"""
+    try:
+        exec(compile(code, filename, "exec"), names)
+    except Exception as exc:
+        return exc
+    raise AssertionError("nothing was raised")
+
+
+def test_sentence() -> None:
+    assert sentence(ConfigError("x is wrong.")) == "ConfigError: x is wrong."
+    assert (
+        sentence(MissingOptionError("x", needed_for="y"))
+        == 'MissingOptionError: option "x" is not set, but needed for y.'
+    )
+    assert sentence(ValueError("abc")) == "ValueError: abc"
+
+
+def test_mistake_of_the_user_shows_only_its_place_and_the_sentence() -> None:
+    exc = raised("def f():\n    raise error\nf()\n", "/some/where/my.config", error=ConfigError("x is wrong."))
+    assert short_report(exc) == '  File "/some/where/my.config", line 2, in f\nConfigError: x is wrong.\n'
+
+
+def test_other_exceptions_show_the_users_frames() -> None:
+    exc = raised("def f():\n    import json\n    json.loads('{')\nf()\n", "/some/where/my.config")
+    text = short_report(exc)
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert 'File "/some/where/my.config", line 3, in f' in text
+    assert "json/decoder.py" in text
+    assert text.splitlines()[-1].startswith("json.decoder.JSONDecodeError: ")
+
+
+def test_cause_is_shown() -> None:
+    exc = raised(
+        "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise RuntimeError('outer') from e\n",
+        "/some/where/my.config",
+    )
+    text = short_report(exc)
+    assert "ZeroDivisionError: division by zero" in text
+    assert text.index("ZeroDivisionError") < text.index("direct cause") < text.index("RuntimeError: outer")
+
+
+def test_without_frames_of_the_user_the_whole_traceback_is_shown() -> None:
+    text = short_report(ValueError("abc"))
+    assert text == "ValueError: abc\n"
