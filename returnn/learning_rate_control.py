@@ -10,12 +10,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from returnn.errors import OptionError
+from returnn.errors import ConfigError, describe
 from returnn.lr.constant import ConstantLearningRate
 from returnn.lr.control import LearningRateControl
 from returnn.lr.epoch_data import EpochData
 from returnn.lr.newbob import NewbobAbs, NewbobMultiEpoch, NewbobRelative
 from returnn.options.learning_rate import LearningRateOptions
+from returnn.options.registry import closest_names
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -46,14 +47,16 @@ def learning_rate_control_type(type_name: str) -> type[LearningRateControl]:
     """
     :param type_name: value of the option learning_rate_control
     :return: class
-    :raises OptionError: unknown (it is also an AssertionError)
+    :raises ConfigError: unknown (it is also an AssertionError)
     """
     if not isinstance(type_name, str) or type_name not in _TYPES:
-        raise OptionError(
-            "learning_rate_control",
-            expected=f"one of {', '.join(_TYPES)}",
-            got=type_name,
-            where="unknown learning-rate-control type",
+        similar = closest_names(str(type_name), _TYPES)
+        raise ConfigError(
+            describe(
+                f"unknown learning-rate-control type {type_name!r}",
+                where='option "learning_rate_control"',
+                todo=f"{f'Did you mean {similar[0]!r}? ' if similar else ''}Known types are {', '.join(_TYPES)}",
+            )
         )
     return _TYPES[type_name]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import returnn.learning_rate_control as lrc
 from returnn.config import Config
-from returnn.errors import OptionError
+from returnn.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden" / "06-engine"
 SCHEDULES = json.loads((GOLDEN / "lr_schedules.json").read_text())
@@ -91,7 +91,9 @@ def test_types(name: str, cls: type[lrc.LearningRateControl]) -> None:
 def test_unknown_type() -> None:
     with pytest.raises(AssertionError, match="unknown learning-rate-control type"):
         lrc.learning_rate_control_type("newbob_typo")
-    with pytest.raises(OptionError, match="learning_rate_control"):
+    with pytest.raises(ConfigError, match="Did you mean 'newbob_abs'\\? Known types are constant, newbob,"):
+        lrc.learning_rate_control_type("newbob_asb")
+    with pytest.raises(ConfigError, match="learning_rate_control"):
         lrc.load_learning_rate_control_from_config(_config({"learning_rate_control": 5}))
 
 

@@ -298,8 +298,13 @@ def _preload(value: Any) -> Mapping[str, Mapping[str, Any]]:
         where = f"entry {name!r}"
         unknown = [key for key in opts if key not in _PRELOAD_KEYS]
         if unknown:
+            similar = closest_names(str(unknown[0]), _PRELOAD_KEYS)
             raise OptionError(
-                "preload_from_files", where=where, expected=f"only the keys {', '.join(_PRELOAD_KEYS)}", got=unknown[0]
+                "preload_from_files",
+                where=where,
+                expected=f"only the keys {', '.join(_PRELOAD_KEYS)}",
+                got=unknown[0],
+                todo=f"Did you mean {similar[0]!r}?" if similar else None,
             )
         if "filename" not in opts:
             raise OptionError(
