@@ -304,7 +304,7 @@ def _preload(value: Any) -> Mapping[str, Mapping[str, Any]]:
                 where=where,
                 expected=f"only the keys {', '.join(_PRELOAD_KEYS)}",
                 got=unknown[0],
-                todo=f"Did you mean {similar[0]!r}?" if similar else None,
+                todo=f"Did you mean {similar[0]!r}? Rename the key" if similar else None,
             )
         if "filename" not in opts:
             raise OptionError(
