@@ -33,7 +33,7 @@ _BY_MODULE = {
     "basic": "Dataset",
     "cached": "CachedDataset",
     "cached2": "CachedDataset2",
-    "hdf": "HDFDataset SiameseHDFDataset",
+    "hdf": "HDFDataset",
     "stream_hdf": "StreamHDFDataset NextGenHDFDataset",
     "meta": "MetaDataset",
     "map": "MapDatasetWrapper",
@@ -51,7 +51,7 @@ _NOT_YET = frozenset(
     "OggZipDataset LmDataset TranslationDataset TranslationFactorsDataset ConfusionNetworkDataset CombinedDataset"
     " ConcatDataset ConcatSeqsDataset ClusteringDataset AnythingDataset VariableDataset MultiEpochDataset"
     " ChunkShuffleDataset MultiProcDataset PostprocessingDataset DistributeFilesDataset TextDictDataset"
-    " HuggingFaceDataset RawWavDataset".split()
+    " HuggingFaceDataset RawWavDataset SiameseHDFDataset".split()
 )
 _SPRINT = "it needs a RASR/Sprint process, which is not supported. Convert the data to HDF and use HDFDataset"
 _REFUSED = {

@@ -231,16 +231,16 @@ def order_seqs(
         )
     lens = seq_lens_to_array(seq_lens, num_seqs)
     if kind == "sorted":
-        return numpy.argsort(lens, kind="stable")
+        return _stable_argsort(lens)
     if kind == "sorted_reverse":
-        return numpy.argsort(-lens, kind="stable")
+        return _stable_argsort(-lens)
     rnd = numpy.random.RandomState(seed)
     num_bins = ordering.bins_for(num_seqs)
     perm = rnd.permutation(num_seqs).astype(numpy.int64, copy=False)
     bounds = numpy.arange(num_bins + 1, dtype=numpy.int64) * num_seqs // num_bins
     if kind == "laplace":
         return perm[_laplace_positions(lens[perm], bounds)]
-    perm = perm[numpy.argsort(lens[perm], kind="stable")]
+    perm = perm[_stable_argsort(lens[perm])]
     bin_order = rnd.permutation(num_bins)
     if kind == "sort_bin_shuffle_x2":
         for bin_idx in bin_order:
@@ -249,6 +249,15 @@ def order_seqs(
     sizes = numpy.diff(bounds)[bin_order]
     out_starts = numpy.cumsum(sizes) - sizes
     return perm[numpy.repeat(bounds[:-1][bin_order] - out_starts, sizes) + numpy.arange(num_seqs)]
+
+
+def _stable_argsort(keys: numpy.ndarray) -> numpy.ndarray:
+    """:return: as ``numpy.argsort(keys, kind="stable")``; integers of a small range by radix sort, some 10 times faster"""
+    if keys.dtype.kind == "i" and keys.size:
+        low, high = int(keys.min()), int(keys.max())
+        if high - low < 2**16:
+            keys = (keys - low).astype(numpy.uint16)
+    return numpy.argsort(keys, kind="stable")
 
 
 def _laplace_positions(lens: numpy.ndarray, bounds: numpy.ndarray) -> numpy.ndarray:
@@ -268,7 +277,7 @@ def _laplace_positions(lens: numpy.ndarray, bounds: numpy.ndarray) -> numpy.ndar
     low, high = int(lens.min()), int(lens.max())
     bin_idxs = numpy.repeat(numpy.arange(len(bounds) - 1, dtype=numpy.int64), numpy.diff(bounds))
     key = numpy.where(bin_idxs % 2 == 0, lens - low, high - lens) + bin_idxs * (high - low + 1)
-    return numpy.argsort(key, kind="stable")
+    return _stable_argsort(key)
 
 
 def unique_seqs(order: SeqOrder, tags: Sequence[str]) -> numpy.ndarray:
@@ -331,7 +340,9 @@ def strided_shard(order: SeqOrder, *, num_workers: int, worker_id: int) -> SeqOr
     return order[worker_id::num_workers]
 
 
-def fixed_random_subset(entries: Sequence[T], subset: int | float, *, seed: int = 42, where: str = "") -> list[T]:
+def fixed_random_subset(
+    entries: Sequence[T], subset: int | float | None, *, seed: int = 42, where: str = ""
+) -> list[T]:
     """
     The option ``fixed_random_subset``. Its shuffled order becomes the corpus order.
 

@@ -220,7 +220,9 @@ def test_integral_float_num_seqs_is_fine() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64", "int16", "float32"])
-@pytest.mark.parametrize("text", ["laplace:2", "sorted", "sorted_reverse", "sort_bin_shuffle:2", "sort_bin_shuffle_x2:2"])
+@pytest.mark.parametrize(
+    "text", ["laplace:2", "sorted", "sorted_reverse", "sort_bin_shuffle:2", "sort_bin_shuffle_x2:2"]
+)
 def test_dtype_of_lengths_has_no_effect(text: str, dtype: str) -> None:
     lens = numpy.array([3, 0, 5, 0, 2, 200, 0, 7])
     expected = Dataset(seq_ordering=text).get_seq_order_for_epoch(1, 8, lens)

@@ -49,7 +49,7 @@ class DummyDataset(GeneratingDataset):
 
     def __init__(
         self,
-        input_dim: int,
+        input_dim: int | None,
         output_dim: Any,
         num_seqs: int,
         seq_len: Any = 2,
@@ -171,7 +171,7 @@ class DummyDatasetMultipleDataKeys(DummyDataset):
             input_max_value,
             input_shift,
             input_scale,
-            **kwargs,  # type: ignore[arg-type]
+            **kwargs,
         )
 
     def get_data_keys(self) -> list[str]:
