@@ -23,9 +23,7 @@ FACADES = (
 #: The only places that run text as code: the config is code, and so is what a user types into a shell.
 MAY_EXECUTE = {
     "returnn/_config/files.py": "loads the config",
-    "returnn/util/process.py": "custom_exec, a public name that does this",
-    "returnn/util/debug.py": "debug shell",
-    "returnn/util/env.py": "custom_exec, a public name that does this",
+    "returnn/util/objects.py": "custom_exec, a public name that does this",
 }
 MAX_LINES = 600
 #: Longer, with the reason.
