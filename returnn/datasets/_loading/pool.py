@@ -7,13 +7,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
-import types
 from collections import deque
 from collections.abc import Iterator
-from multiprocessing import connection, forkserver, util
+from multiprocessing import connection, util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ import numpy
 
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
+from returnn.datasets._loading.server import needs_torch, start_method, start_server
 from returnn.datasets._loading.shared_slots import CAN_SHARE, ReadSlot, unpack_batches
 from returnn.datasets._loading.source import BatchInfo, Block, PassStats, SourceOptions
 from returnn.datasets._loading.worker import worker_main
@@ -37,8 +36,6 @@ __all__ = ["WorkerPool", "PoolPass"]
 _CHECK_SECS = 1.0
 #: Time for workers to end by themselves.
 _EXIT_SECS = 1.0
-# What every worker needs. Imported once, by the server process that the workers are forked from.
-_PRELOAD = ["numpy", "h5py", "returnn.datasets._loading.worker", "returnn.datasets.basic", "returnn.datasets.hdf"]
 
 
 class _Worker:
@@ -77,43 +74,6 @@ def _end_processes(workers: list[_Worker], owner_pid: int) -> None:
             return
 
 
-def _start_method(options: LoaderOptions) -> str:
-    methods = multiprocessing.get_all_start_methods()
-    wanted = options.start_method or "forkserver"
-    return wanted if wanted in methods else "spawn"
-
-
-def _needs_torch(payload: bytes) -> bool:
-    """:return: whether workers will import torch: through the payload, or because they import the main script"""
-    if "torch" not in sys.modules:
-        return False
-    if b"torch" in payload:
-        return True
-    for value in vars(sys.modules["__main__"]).values():
-        module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-        if isinstance(module, str) and module.startswith(("torch", "returnn.torch")):
-            return True
-    return False
-
-
-def _start_server(payload: bytes) -> None:
-    """Start the process that workers are forked from, if it does not run yet. It imports in the background."""
-    preload = list(_PRELOAD)
-    if _needs_torch(payload):
-        preload.append("torch")
-    forkserver.set_forkserver_preload(preload)
-    saved = os.environ.get("PYTHONPATH")
-    # Older Python versions do not give it our sys.path. The workers get the true environment later.
-    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    try:
-        forkserver.ensure_running()
-    finally:
-        if saved is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = saved
-
-
 class WorkerPool:
     """
     Worker processes for one dataset. They start in parallel in the background, and end with :meth:`close`,
@@ -130,9 +90,9 @@ class WorkerPool:
         self.options = options
         self.is_global = options.is_global
         payload = dump_payload(dataset, options)
-        method = _start_method(loader)
+        method = start_method(loader)
         if method == "forkserver":
-            _start_server(payload)
+            start_server(with_torch=needs_torch(payload))
         # The functions of the context types differ in their classes only.
         context: Any = multiprocessing.get_context(method)
         self.workers: list[_Worker] = []
