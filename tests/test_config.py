@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
 import json
 import math
@@ -477,7 +478,7 @@ def test_proxy_module() -> None:
         data = pickle.dumps(config.typed_dict["f"])
         assert len(data) < 60
         assert pickle.loads(data) is config.typed_dict["f"]
-        import __returnn_config__ as module
+        module: Any = importlib.import_module("__returnn_config__")
 
         assert module.base == 10 and "base" in dir(module)
         module.base = 11
