@@ -28,7 +28,7 @@ from returnn.config import Config
 from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
-from returnn.engine.model_files import optimizer_filename
+from returnn.engine.model_files import StartPoint, optimizer_filename
 from returnn.engine.report import PassReport, format_losses, step_line, with_first_batch_notice
 from returnn.errors import CheckpointError, DatasetError, NonFiniteLossError
 from returnn.forward_iface import ForwardCallbackIface
@@ -95,9 +95,7 @@ class Engine(EngineBase):
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
-    def init_train(
-        self, train_data: Dataset | None = None, dev_data: Dataset | None = None
-    ) -> None:
+    def init_train(self, train_data: Dataset | None = None, dev_data: Dataset | None = None) -> None:
         """
         Prepare training: datasets, loaders, model, optimizer, from scratch or from a checkpoint.
 
@@ -113,7 +111,7 @@ class Engine(EngineBase):
         self._train_dataloader = self._create_data_loader(self.train_dataset)
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
 
-        start = self.get_start_point(self.config)
+        start = self._get_start_point()
         self._start_epoch = start.start_epoch
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
@@ -127,6 +125,7 @@ class Engine(EngineBase):
             network=self._model,
             device=self._device,
             initial_learning_rate=self.learning_rate,
+            dialect="mainline" if CheckpointOptions.from_config(self.config).mainline_dialect else "mini",
         )
         self._updater.create_optimizer()
         if self._amp_dtype is not None:
@@ -152,6 +151,14 @@ class Engine(EngineBase):
         if self._options.amp_in_forward:
             self._set_precision()
         self._forward_step_func = UserFunction(functions.forward_step)
+
+    def _get_start_point(self) -> StartPoint:
+        """:return: what EngineBase chooses, or what an overridden get_epoch_model says"""
+        own: Any = type(self).get_epoch_model  # Any: a bound class method, mypy knows it as a function only
+        if own.__func__ is EngineBase.__dict__["get_epoch_model"].__func__:
+            return self.get_start_point(self.config)
+        epoch, filename = self.get_epoch_model(self.config)
+        return StartPoint("fresh" if filename is None else "resume" if epoch else "load", epoch, filename)
 
     def _set_precision(self) -> None:
         amp = AmpOptions.from_config(self.config)
@@ -261,7 +268,9 @@ class Engine(EngineBase):
         print(f"Trained {losses.num_steps} steps, took {time.time() - start:.3f}s", file=log.v2)
         self._finish_pass(report, losses, name="train")
         if isinstance(self._updater, Updater):
-            self._updater.finish_epoch()
+            num_skipped = self._updater.finish_epoch().num_skipped
+            if num_skipped:
+                print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
         self._store_scores(losses.means())
         if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
             self.save_model()
@@ -296,8 +305,17 @@ class Engine(EngineBase):
         if not self._loss_is_usable(losses, data):
             self._updater.skip_step(step_idx)
             return total_loss, losses
+        if self._updater.needs_train_position:
+            self._updater.set_train_position(
+                epoch=self.epoch, epoch_continuous=self._epoch_continuous(), global_train_step=self._train_step
+            )
         self._updater.step(total_loss, step_idx)
         return total_loss, losses
+
+    def _epoch_continuous(self) -> float | None:
+        """:return: number of epochs done, the part of the current one included; None: unknown"""
+        frac = self._train_dataloader.stats.complete_frac if self._train_dataloader is not None else None
+        return None if frac is None else self.epoch - 1 + frac
 
     def run_eval_step(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
         """
@@ -452,10 +470,14 @@ class Engine(EngineBase):
         last_epoch = self._start_epoch - 1
         if last_epoch < 1:
             return
-        for loader in (self._train_dataloader, *self._eval_dataloaders.values()):
-            if loader is not None:
-                loader.resumed = True
         known = self._restart.restore_rng()
+        # A loader's first iterator draws other random numbers than later ones. Of the eval loaders, the evaluation that
+        # follows here (or is only counted) was the first if only one epoch was trained.
+        resumed = self._restart.first_epoch != last_epoch
+        for eval_loader in self._eval_dataloaders.values():
+            eval_loader.resumed = resumed
+        if self._train_dataloader is not None:
+            self._train_dataloader.resumed = True
         self.epoch = last_epoch
         self._epoch_mp_shared.value = last_epoch
         missing = missing_evals(
@@ -468,8 +490,8 @@ class Engine(EngineBase):
             )
             self.eval_model(skip_already_evaluated=True)
         elif known:
-            for loader in self._eval_dataloaders.values():
-                loader.consume_rng()
+            for eval_loader in self._eval_dataloaders.values():
+                eval_loader.consume_rng()
 
     # ---- forwarding -------------------------------------------------------------------------------------------------
 
@@ -547,7 +569,9 @@ class Engine(EngineBase):
             epoch=self.epoch,
             step=self._train_step,
             learning_rate=self.learning_rate,
-            restart=RestartState.capture(self.learning_rate_control),
+            restart=RestartState.capture(
+                self.learning_rate_control, first_epoch=self._restart.first_epoch or self._start_epoch
+            ),
         )
 
     def _save_optimizer(self) -> None:
@@ -651,11 +675,6 @@ class Engine(EngineBase):
         summary = report.summary()
         if summary:
             print(summary, file=log.v3)
-        if name == "train" and isinstance(self._updater, Updater) and self._updater.num_skipped_updates:
-            print(
-                f"Epoch {self.epoch}: {self._updater.num_skipped_updates} updates skipped because of inf/nan.",
-                file=log.v1,
-            )
 
     def _no_data_text(self, name: str, loader: Loader | None) -> str:
         dropped = loader.stats.dropped_text() if loader is not None and hasattr(loader, "stats") else None

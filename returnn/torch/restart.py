@@ -18,6 +18,7 @@ __all__ = ["RestartState", "isolated_rng", "missing_evals"]
 
 _RNG_KEY = "rng_state"
 _LR_KEY = "learning_rate_control"
+_FIRST_EPOCH_KEY = "first_epoch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,23 +28,34 @@ class RestartState:
     rng: RngState | None = None
     #: text of the learning-rate file; used if there is no such file
     learning_rates: str | None = None
+    #: the first epoch that this training did, over all restarts
+    first_epoch: int | None = None
 
     @classmethod
-    def capture(cls, lr_control: LearningRateControl | None) -> RestartState:
+    def capture(cls, lr_control: LearningRateControl | None, *, first_epoch: int | None) -> RestartState:
         """:return: state of this process now"""
-        return cls(rng=get_rng_state(), learning_rates=None if lr_control is None else lr_control.to_text())
+        return cls(
+            rng=get_rng_state(),
+            learning_rates=None if lr_control is None else lr_control.to_text(),
+            first_epoch=first_epoch,
+        )
 
     @classmethod
     def from_checkpoint(cls, checkpoint: object) -> RestartState:
         """:return: what the checkpoint has; those of the peers have nothing"""
         if not isinstance(checkpoint, dict):
             return cls()
-        rng, text = checkpoint.get(_RNG_KEY), checkpoint.get(_LR_KEY)
-        return cls(rng=rng if isinstance(rng, dict) else None, learning_rates=text if isinstance(text, str) else None)
+        rng, text, first = (checkpoint.get(k) for k in (_RNG_KEY, _LR_KEY, _FIRST_EPOCH_KEY))
+        return cls(
+            rng=rng if isinstance(rng, dict) else None,
+            learning_rates=text if isinstance(text, str) else None,
+            first_epoch=first if isinstance(first, int) else None,
+        )
 
     def as_entries(self) -> dict[str, Any]:
         """:return: for the checkpoint; tensors, numbers, str and containers of them only"""
-        return {k: v for k, v in ((_RNG_KEY, self.rng), (_LR_KEY, self.learning_rates)) if v is not None}
+        entries = {_RNG_KEY: self.rng, _LR_KEY: self.learning_rates, _FIRST_EPOCH_KEY: self.first_epoch}
+        return {k: v for k, v in entries.items() if v is not None}
 
     def restore_rng(self) -> bool:
         """
