@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from returnn.errors import ConfigError, MissingOptionError, ModelError, NotSupportedError
 from returnn.log import log
+from returnn.options.task import TaskOptions
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -67,8 +68,9 @@ def _forward(run: Run) -> None:
 
 
 def _select_epoch(config: Config) -> None:
-    if config.has("epoch"):
-        config.set("load_epoch", config.int("epoch", 0))
+    epoch = TaskOptions.from_config(config).epoch
+    if epoch is not None:
+        config.set("load_epoch", epoch)
 
 
 def _initialize_model(run: Run) -> None:

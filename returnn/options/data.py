@@ -55,6 +55,12 @@ declare(
         aliases=("forward_data",),
         tasks=("forward",),
     ),
+    Option(
+        "file_cache_opts",
+        "dict",
+        None,
+        "Arguments of returnn.util.file_cache.FileCache, which keeps local copies of data files; read when it is first used.",
+    ),
 )
 
 

@@ -176,12 +176,6 @@ _later(
     instead='It comes later; until then set "seq_ordering" in the dataset dict, and a smaller batch_size',
 )
 _later(
-    "file_cache_opts",
-    types="dict",
-    doc="Local copies of data files.",
-    instead="It comes later; files are read where they are",
-)
-_later(
     *("lm_dataset_debug_limit_line_count", "__debug_dummy_distributed_rank_and_size"),
     doc="For debugging.",
     instead='Use "fixed_random_subset" in the dataset dict for a small part of the data',

@@ -124,3 +124,49 @@ def test_the_registry_is_used_below_options_only_by_options() -> None:
                 if "read" in names or "declare" in names:
                     bad.append(f"{relative(path)}:{node.lineno}: {names}")
     assert not bad, "\n".join(bad)
+
+
+#: Getters of Config; library code must not use them with the name of an option.
+GETTERS = (
+    "value",
+    "typed_value",
+    "opt_typed_value",
+    "int",
+    "float",
+    "bool",
+    "bool_or_other",
+    "list",
+    "is_true",
+    "has",
+    "int_list",
+    "float_list",
+)
+#: Modules that ask a config for options by name, and why.
+MAY_ASK_CONFIG = {
+    "returnn/log.py": "Log.init_by_config is a public name, and takes the config",
+    "returnn/util/backend.py": "BackendEngine.select_engine is a public name, and takes the config",
+    "returnn/util/file_cache.py": "FileCache.get_instance is a public name, and takes the config",
+    "returnn/__main__.py": "dry_run is announced before any section is read",
+}
+
+
+def test_library_code_does_not_ask_the_config_for_options() -> None:
+    from returnn.options import sections  # noqa: F401
+    from returnn.options.registry import lookup
+
+    bad = []
+    for module, path in python_files():
+        if module.startswith(("returnn.options", "tools", "demos")) or relative(path) in MAY_ASK_CONFIG:
+            continue
+        for node in ast.walk(tree_of(path)):
+            if not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in GETTERS
+                and node.args
+            ):
+                continue
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if "config" in ast.unparse(node.func.value) and isinstance(name, str) and lookup(name) is not None:
+                bad.append(f"{relative(path)}:{node.lineno}: {ast.unparse(node)}")
+    assert not bad, "\n".join(bad)

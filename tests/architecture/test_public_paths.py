@@ -79,7 +79,6 @@ WITH_TORCH: dict[str, str] = {
 LATER: dict[str, str] = {
     "returnn.util.bpe": "StandardBytePairEncoder PrefixTree BpeOpts DepthFirstSearch CharSyncSearch SamplingBytePairEncoder "
     "BpePostMergeSymbol BpeMergeSymbol",
-    "returnn.util.file_cache": "FileCache CachedFile get_instance",
     "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator",
     "returnn.datasets.generating": "Vocabulary BytePairEncoding CharacterTargets",
     "returnn.datasets.meta": "AnythingDataset EpochWiseFilter CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,36 @@ def test_sigterm(tmp_path: Path) -> None:
     assert out.splitlines() == ["Quitting"]
     assert err == ""
     assert (tmp_path / "unwound").exists()
+
+
+def read_until(fd: int, text: str) -> str:
+    """:return: what came from the terminal until that text, or its end"""
+    result = ""
+    while text not in result:
+        try:
+            part = os.read(fd, 1000)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        result += part.decode()
+    return result
+
+
+def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    write_config(tmp_path, SLEEP)
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, command(["my.config"]), environment())
+    read_until(fd, "WAITING")
+    os.write(fd, b"\x03\x03")
+    out = read_until(fd, "(never)")
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    lines = [line.replace("^C", "") for line in out.splitlines()]
+    assert [line for line in lines if line] == ["KeyboardInterrupt", "Quitting"]
 
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
