@@ -83,7 +83,8 @@ class StreamHDFDataset(CachedDataset2):
         self._handles = HandleCache()
         self._seq_names: list[list[str]] = []  # per file
         self._file_start = [0]
-        self._parser_cache: dict[tuple[int, int, str], StreamParser] = {}
+        # Each with the open file that it belongs to: another one after reopening, or in a forked process.
+        self._parser_cache: dict[tuple[int, str], tuple[h5py.File, StreamParser]] = {}
         self._stream_dtypes: dict[str, str] = {}
         self._tags: TagTable | None = None
         self._seq_lens: np.ndarray | None = None
@@ -104,7 +105,7 @@ class StreamHDFDataset(CachedDataset2):
             streams = sorted(h5_file["streams"])
             for stream_name in streams:
                 parser = self._make_parser(h5_file, stream_name, names, path)
-                self._parser_cache[file_idx, id(h5_file), stream_name] = parser
+                self._parser_cache[file_idx, stream_name] = h5_file, parser
                 self._check_stream(stream_name, parser, path)
             missing = sorted(set(self.num_outputs or ()) - set(streams))
             if missing:
@@ -186,11 +187,12 @@ class StreamHDFDataset(CachedDataset2):
         stream_name = self.input_stream_name if key == "data" else key
         file_idx = int(np.searchsorted(self._file_start, corpus_idx, side="right")) - 1
         with self._handles.use(self.files[file_idx]) as h5_file:
-            cache_key = file_idx, id(h5_file), stream_name
-            parser = self._parser_cache.get(cache_key)
-            if parser is None or not parser.is_open():
+            cached = self._parser_cache.get((file_idx, stream_name))
+            if cached is not None and cached[0] is h5_file:
+                parser = cached[1]
+            else:
                 parser = self._make_parser(h5_file, stream_name, self._seq_names[file_idx], self.files[file_idx])
-                self._parser_cache[cache_key] = parser
+                self._parser_cache[file_idx, stream_name] = h5_file, parser
         return parser, self._seq_names[file_idx][corpus_idx - self._file_start[file_idx]]
 
     # Order

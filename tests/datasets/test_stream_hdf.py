@@ -81,7 +81,7 @@ def test_orders_pickle_and_several_files(tmp_path: Path) -> None:
 
 
 def _changed(tmp_path: Path, change: Any) -> str:
-    path = tmp_path / "changed.hdf"
+    path = tmp_path / f"changed{len(list(tmp_path.iterdir()))}.hdf"
     shutil.copy(FILE, path)
     with h5py.File(path, "r+") as f:
         change(f)

@@ -25,10 +25,6 @@ class StreamParser:
         self.feature_type: int = 0  # 1 sparse, 2 dense
         self.dtype: str = ""
 
-    def is_open(self) -> bool:
-        """:return: whether the file is still open"""
-        return bool(self._stream.id.valid)
-
     def get_data(self, seq_name: str) -> np.ndarray:
         """:return: data of the sequence"""
         raise NotImplementedError
