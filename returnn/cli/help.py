@@ -29,7 +29,7 @@ Options of the command line:
 
 Tasks (++task NAME; without it {default_task}):
 {tasks}
-  Not supported: {refused}; use the task forward with your own forward_step.
+  Not supported: {refused}; docs/tasks.md says what to use.
 
 Examples:
   {program} my.config

@@ -129,8 +129,8 @@ TASKS: dict[str, Task] = {
 
 #: Tasks of the peers that do not exist here, and what to use.
 REFUSED_TASKS: dict[str, str] = {
-    "search": 'Set task = "forward" and do the search in forward_step, with forward_init_hook and forward_finish_hook around it',
-    "compute_priors": 'Set task = "forward" and sum the outputs in forward_step; write them in forward_finish_hook',
+    "search": 'Instead use the task forward (task = "forward"), and do the search in forward_step, with forward_init_hook and forward_finish_hook around it',
+    "compute_priors": 'Instead use the task forward (task = "forward"): sum the outputs in forward_step; write them in forward_finish_hook',
     "analyze_data": "Use tools/dump-dataset.py --stats",
 }
 
@@ -150,9 +150,7 @@ def find_task(name: str) -> Task:
         if pattern in TASKS and function_name:
             return TASKS[pattern]
     if name in REFUSED_TASKS:
-        raise NotSupportedError(
-            f"the task {name!r} is not supported; use the task forward instead. {REFUSED_TASKS[name]}."
-        )
+        raise NotSupportedError(f"the task {name!r} is not supported. {REFUSED_TASKS[name]}.")
     raise ConfigError(f"unknown task: {name!r}. Known are: {', '.join(TASKS)}.")
 
 

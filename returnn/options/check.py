@@ -50,6 +50,8 @@ _GETTERS = (
 )
 #: Tasks which act by options. The others do next to nothing, or run functions of the user.
 _TASKS_WITH_OPTIONS = ("train", "eval", "forward", "initialize_model")
+#: Read when it is first needed, not when the engine is initialised.
+_READ_LATE = ("file_cache_opts", "output_file", "forward_override_hdf_output")
 _SIMPLE_TYPES = (bool, int, float, str, dict, list, tuple, type(None))
 
 
@@ -137,7 +139,7 @@ def unread_options(config: Config, task: str) -> list[str]:
         option = lookup(name)
         if option is None or option.status != "supported" or (option.tasks and task not in option.tasks):
             continue
-        if name not in read and name not in usage.anywhere:
+        if name not in read and name not in usage.anywhere and name not in _READ_LATE:
             names.append(name)
     return sorted(names)
 

@@ -79,7 +79,7 @@ WITH_TORCH: dict[str, str] = {
 LATER: dict[str, str] = {
     "returnn.util.bpe": "StandardBytePairEncoder PrefixTree BpeOpts DepthFirstSearch CharSyncSearch SamplingBytePairEncoder "
     "BpePostMergeSymbol BpeMergeSymbol",
-    "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator",
+    "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator set_config_extern_data_from_dataset",
     "returnn.datasets.generating": "Vocabulary BytePairEncoding CharacterTargets",
     "returnn.datasets.meta": "AnythingDataset EpochWiseFilter CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset "
     "VariableDataset MultiEpochDataset",
@@ -115,7 +115,12 @@ for module, names in table.items():
         try:
             m = importlib.import_module(module)
             torch_loaded = "torch" in sys.modules and "torch" not in preload
-            missing = [n for n in names.split() if not hasattr(m, n)]
+            missing = []
+            for name in names.split():
+                try:
+                    exec(f"from {module} import {name}")  # also finds submodules
+                except ImportError:
+                    missing.append(name)
             result = ("imports torch" if torch_loaded else "") + (" has no " + ", ".join(missing) if missing else "")
         except BaseException as exc:
             result = f"{type(exc).__name__}: {exc}"
