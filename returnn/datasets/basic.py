@@ -4,6 +4,7 @@ Dataset, the base of all datasets: life cycle, sequence order, data per sequence
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from returnn.datasets.seq_order import SeqLens
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetError, NotSupportedError
 from returnn.options.datasets import RANDOM_SEED_OFFSET_ENV_VAR
+from returnn.tensor.tensor_dict import TensorDict
 from returnn.util.containers import try_run
 from returnn.util.markers import OptionalNotImplementedError
 from returnn.util.numbers_dict import NumbersDict
@@ -40,6 +42,7 @@ __all__ = [
     "convert_data_dims",
     "extend_dataset_dict_from_parent_dataset",
     "RANDOM_SEED_OFFSET_ENV_VAR",
+    "TensorDict",
     "Vocabulary",
     "NumbersDict",
     "OptionalNotImplementedError",
@@ -232,7 +235,7 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
         self,
         epoch: int | None = None,
         seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """
         Start an epoch. Subclasses extend this and compute the order.
@@ -242,6 +245,8 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
         :param seq_order: corpus indices likewise
         :return: whether the order may have changed
         """
+        if self._num_shards > 1 and not self.supports_sharding():
+            raise DatasetError(f"{self!r}: does not support sharding, but got num_shards == {self._num_shards}.")
         self.epoch = epoch
         self.rnd_seq_drop = random.Random(self._get_random_seed_for_epoch(epoch=epoch))
         return False
@@ -454,8 +459,11 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
         num_seqs: Any = "unknown"
         frames: Any = "unknown"
         try:
-            num_seqs = self.get_total_num_seqs(fast=True) if fast else self.get_total_num_seqs()
-        except (NotImplementedError, TypeError):  # TypeError: an override without the argument "fast"
+            if not fast:
+                num_seqs = self.get_total_num_seqs()
+            elif "fast" in inspect.signature(self.get_total_num_seqs).parameters:
+                num_seqs = self.get_total_num_seqs(fast=True)
+        except NotImplementedError:
             pass
         try:
             frames = self.get_num_timesteps()

@@ -84,7 +84,7 @@ class CachedDataset(Dataset):
         self,
         epoch: int | None = None,
         seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Returns False if the order is as before."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)

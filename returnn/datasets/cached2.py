@@ -40,7 +40,7 @@ class CachedDataset2(Dataset):
         self,
         epoch: int | None = None,
         seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Forgets all loaded sequences, and their number."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
@@ -307,7 +307,7 @@ class SingleStreamPipeDataset(CachedDataset2):
         self,
         epoch: int | None = None,
         seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Drops what was not consumed. No predefined order is possible."""
         if seq_list is not None or seq_order is not None:

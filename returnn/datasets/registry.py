@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,7 +52,7 @@ _NOT_YET = frozenset(
     "OggZipDataset LmDataset TranslationDataset TranslationFactorsDataset ConfusionNetworkDataset CombinedDataset"
     " ConcatDataset ConcatSeqsDataset ClusteringDataset AnythingDataset VariableDataset MultiEpochDataset"
     " ChunkShuffleDataset MultiProcDataset PostprocessingDataset DistributeFilesDataset TextDictDataset"
-    " HuggingFaceDataset RawWavDataset SiameseHDFDataset".split()
+    " HuggingFaceDataset RawWavDataset".split()
 )
 _SPRINT = "it needs a RASR/Sprint process, which is not supported. Convert the data to HDF and use HDFDataset"
 _REFUSED = {
@@ -59,6 +60,7 @@ _REFUSED = {
     "SprintCacheDataset": _SPRINT,
     "SprintDatasetBase": _SPRINT,
     "BlissDataset": "it could never load data. Use OggZipDataset or HDFDataset",
+    "SiameseHDFDataset": "no training uses it. Use HDFDataset or MetaDataset",
     "StereoDataset": "it was removed. Use HDFDataset with several streams",
     "StereoHdfDataset": "it was removed. Use HDFDataset with several streams",
 }
@@ -171,8 +173,7 @@ def init_dataset(
 
 
 def _takes_fast(dataset: Dataset) -> bool:
-    code = getattr(type(dataset).len_info, "__code__", None)
-    return code is not None and "fast" in code.co_varnames
+    return "fast" in inspect.signature(dataset.len_info).parameters
 
 
 def _from_str(text: str) -> Any:

@@ -36,7 +36,9 @@ def default_random_seed_offset() -> int:
 
     :raises NotSupportedError: ``use_horovod`` is set
     """
-    config = get_global_config(return_empty_if_none=True)
+    if state.global_config is None:
+        return 0
+    config = get_global_config()
     if _value(config, "use_horovod"):
         raise NotSupportedError("use_horovod is not supported. Start the ranks by torchrun, and remove the option.")
     env = os.environ.get(RANDOM_SEED_OFFSET_ENV_VAR)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +59,7 @@ class OwnDataset(CachedDataset2):
         self._order: Any = ()
 
     def init_seq_order(
-        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Sequence[int] | None = None
+        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Any = None
     ) -> bool:
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
         self.collected = []
@@ -237,6 +238,22 @@ def test_pickle_by_arguments() -> None:
     func, (cls, kwargs, state) = dataset.__reduce__()  # type: ignore[misc]
     assert func is Dataset._create_from_reduce and cls is RemapDataset and state == {"epoch": None}
     assert kwargs["source"] == "abc" and "scratch" not in kwargs and "window" not in kwargs
+
+
+def test_pickle_into_a_fresh_process(tmp_path: Path) -> None:
+    dataset = ALL["static"](seq_ordering="random")
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps(dataset))
+    code = (
+        "import pickle, sys\n"
+        "d = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "d.init_seq_order(epoch=3)\n"
+        "print([d.get_tag(i) for i in range(d.num_seqs)])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).parent.parent.parent
+    args = [sys.executable, "-c", code, str(tmp_path / "d.pkl")]
+    out = subprocess.run(args, check=True, cwd=root, stdout=subprocess.PIPE, text=True).stdout
+    assert out.strip() == str([tag for tag, _ in contents(dataset, 3)])
 
 
 def test_pickle_of_forgotten_argument() -> None:
@@ -524,6 +541,8 @@ def test_bulk_protocol_is_off_if_a_subclass_overrides_single_reads() -> None:
         pass
 
     assert not Louder(static_data()).supports_bulk()
+    mixed = [{"data": numpy.zeros((2, 3), dtype)} for dtype in ("float32", "float64")]
+    assert not StaticDataset(mixed).supports_bulk()
     assert Renamed(static_data()).supports_bulk()
     assert not OwnDataset(3).supports_bulk()
     assert OwnDataset(3).read_seqs(numpy.array([0]), ["data"]) is None
@@ -542,6 +561,21 @@ def test_apply_sharding_is_for_the_top_level_only() -> None:
         child = Dataset()
         child._is_top_level = False
         assert child.apply_sharding([1, 2, 3]) == [1, 2, 3] and not child._sharding_applied
+
+
+def test_worker_of_a_plain_torch_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = types.SimpleNamespace(id=1, num_workers=3)
+    monkeypatch.setitem(sys.modules, "torch.utils.data", types.SimpleNamespace(get_worker_info=lambda: info))  # type: ignore[arg-type]
+    assert Dataset().is_sharding_enabled()
+    assert Dataset().apply_sharding(range(7)) == range(1, 7, 3)
+    monkeypatch.setitem(sys.modules, "torch.utils.data", types.SimpleNamespace(get_worker_info=lambda: None))  # type: ignore[arg-type]
+    assert not Dataset().is_sharding_enabled()
+
+
+def test_shards_of_a_dataset_without_support() -> None:
+    dataset = Task12AXDataset(_num_shards=2)
+    with pytest.raises(AssertionError, match="does not support sharding, but got num_shards == 2"):
+        dataset.init_seq_order(epoch=1)
 
 
 # ---- imports and log

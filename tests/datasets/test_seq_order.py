@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from returnn.config import Config, global_config_ctx
 from returnn.datasets import seq_order as so
 from returnn.datasets.basic import Dataset
 from returnn.errors import DatasetError
@@ -184,6 +184,20 @@ def test_invalid_ordering_raises_in_constructor(text: str) -> None:
     assert repr(text) in str(exc_info.value)
     assert "train" in str(exc_info.value)
     assert "laplace[:BINS[:NTH]]" in str(exc_info.value)
+
+
+def test_classes_with_own_orderings() -> None:
+    class ByName(Dataset):
+        _custom_seq_orderings = ("interleave",)
+
+    class ByMethod(Dataset):
+        def get_seq_order_for_epoch(self, epoch: int | None, num_seqs: int, get_seq_len: Any = None) -> list[int]:
+            return [0]
+
+    assert ByName(seq_ordering="interleave:3").seq_ordering == "interleave:3"
+    assert ByMethod(seq_ordering="anything").get_seq_order_for_epoch(1, 3) == [0]
+    with pytest.raises(ValueError, match="invalid seq_ordering 'anything'"):
+        ByName(seq_ordering="anything")
 
 
 def test_hint_for_the_dot_typo() -> None:
@@ -379,12 +393,13 @@ def test_orders_of_one_sequence(text: str) -> None:
 
 def test_seed_offset_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETURNN_RANDOM_SEED_OFFSET", "7")
-    assert Dataset().random_seed_offset == 7
-    assert Dataset(random_seed_offset=2).random_seed_offset == 2
-    monkeypatch.setenv("RETURNN_RANDOM_SEED_OFFSET", "x")
-    with pytest.raises(ValueError, match="RETURNN_RANDOM_SEED_OFFSET"):
-        _ = Dataset().random_seed_offset
-    assert os.environ["RETURNN_RANDOM_SEED_OFFSET"] == "x"
+    assert Dataset().random_seed_offset == 0  # no config
+    with global_config_ctx(Config()):
+        assert Dataset().random_seed_offset == 7
+        assert Dataset(random_seed_offset=2).random_seed_offset == 2
+        monkeypatch.setenv("RETURNN_RANDOM_SEED_OFFSET", "x")
+        with pytest.raises(ValueError, match="RETURNN_RANDOM_SEED_OFFSET"):
+            _ = Dataset().random_seed_offset
 
 
 def test_part_bounds_are_a_partition() -> None:

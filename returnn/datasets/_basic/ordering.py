@@ -90,6 +90,9 @@ class SeqOrderMixin:
         )
 
     def _uses_custom_seq_ordering(self, seq_ordering: object) -> bool:
+        """:return: whether the class orders by itself, so that any text may be valid"""
+        if type(self).get_seq_order_for_epoch is not SeqOrderMixin.get_seq_order_for_epoch:
+            return True
         return isinstance(seq_ordering, str) and seq_ordering.split(":")[0] in self._custom_seq_orderings
 
     def _get_seq_ordering_for_epoch(self, epoch: int | None) -> seq_order_.SeqOrdering:

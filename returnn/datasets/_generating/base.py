@@ -106,7 +106,7 @@ class GeneratingDataset(CachedDataset2):
         self,
         epoch: int | None = None,
         seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Tags are ``seq-N``."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)

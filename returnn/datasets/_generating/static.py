@@ -68,6 +68,7 @@ class StaticDataset(CachedDataset2):
         self.target_list = list(target_list)
         self._set_dims(first)
         self._seq_order: numpy.ndarray = numpy.arange(len(data))
+        self._is_uniform: bool | None = None  # None: not checked yet
         self._seq_lens_by_key: dict[str, numpy.ndarray] = {}
         self.init_seq_order(epoch=1)
 
@@ -135,7 +136,7 @@ class StaticDataset(CachedDataset2):
         self,
         epoch: int | None = None,
         seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Tags are ``seq-N``."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
@@ -209,6 +210,15 @@ class StaticDataset(CachedDataset2):
         return self.data[0][key].dtype
 
     # ---- bulk protocol
+
+    def supports_bulk(self) -> bool:
+        """See :func:`Dataset.supports_bulk`. Not if types or feature shapes differ between sequences."""
+        if self._is_uniform is None:
+            self._is_uniform = all(
+                len({(seq[key].dtype, seq[key].shape[1:], seq[key].ndim) for seq in self.data}) == 1
+                for key in self.data_keys
+            )
+        return self._is_uniform and super().supports_bulk()
 
     def get_epoch_seq_lens(self, key: str) -> numpy.ndarray | None:
         """See :func:`Dataset.get_epoch_seq_lens`."""
