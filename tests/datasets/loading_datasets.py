@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy
 
 from returnn.datasets.basic import Dataset
 from returnn.datasets.ragged import Ragged
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, OptionError
 
 
 class PerSeqDataset(Dataset):
@@ -39,7 +40,7 @@ class PerSeqDataset(Dataset):
         return ["data", "classes", "scalar", "text"]
 
     def init_seq_order(
-        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Sequence[int] | None = None
+        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Any = None
     ) -> bool:
         """Random order per epoch."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
@@ -124,7 +125,7 @@ class SelfShardingDataset(PerSeqDataset):
     """Calls apply_sharding, as classes of users do."""
 
     def init_seq_order(
-        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Sequence[int] | None = None
+        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Any = None
     ) -> bool:
         """Shard of the random order."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
@@ -135,3 +136,41 @@ class SelfShardingDataset(PerSeqDataset):
     def num_seqs(self) -> int:
         """:return: of the shard"""
         return len(self.order)
+
+
+class FailsInWorker(PerSeqDataset):
+    """Its constructor fails in another process."""
+
+    def __reduce__(self) -> Any:  # Any: as object
+        return _fail_to_construct, ()
+
+
+def _fail_to_construct() -> None:
+    raise DatasetError("cannot open the file.")
+
+
+class RandomDataset(PerSeqDataset):
+    """Uses the global generators, as classes of users do."""
+
+    def get_data_keys(self) -> list[str]:
+        """:return: keys"""
+        return ["data"]
+
+    def get_data(self, seq_idx: int, key: str) -> numpy.ndarray:
+        """:return: environment variable and random number"""
+        return numpy.array([float(os.environ["LOADER_TEST"]), numpy.random.rand() + random.random()])
+
+
+class OptionErrorDataset(PerSeqDataset):
+    """Raises an exception whose constructor has other arguments than its text."""
+
+    def get_data(self, seq_idx: int, key: str) -> numpy.ndarray:
+        """:raises OptionError: always"""
+        raise OptionError("x", expected="int", got="y")
+
+
+class Unpicklable:
+    """Cannot be sent to another process."""
+
+    def __reduce__(self) -> Any:  # Any: never returns
+        raise TypeError("cannot pickle this thing")

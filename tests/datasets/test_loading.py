@@ -189,15 +189,21 @@ def test_reads_in_blocks() -> None:
     assert len(batches) == 100 and dataset.num_reads <= 8
 
 
+def _numpy_state() -> list[int]:
+    state = numpy.random.get_state(legacy=True)
+    assert isinstance(state, tuple)
+    return state[1].tolist()
+
+
 def test_random_chunk_start_is_reproducible_and_private() -> None:
     chunking = ChunkingOptions({"data": ChunkStream(4, 4)}, random_start=True)
     batching = BatchingOptions(batch_size=None, chunking=chunking)
-    state = numpy.random.get_state()[1].tolist()
+    state = _numpy_state()
     runs = [_batches(BulkDataset([9, 8, 7] * 5), batching, epoch=e)[0] for e in (1, 1, 2)]
     assert_same_batches(runs[0], runs[1])
     starts = [[float(x[0, 0]) for b in run for x in b["data"]] for run in runs]
     assert sorted(starts[0]) != sorted(starts[2])
-    assert numpy.random.get_state()[1].tolist() == state
+    assert _numpy_state() == state
     workers = [_batches(PerSeqDataset([9] * 10), batching, worker=(w, 2))[0] for w in (0, 1)]
     assert workers[0][0]["data:size1"].tolist() != workers[1][0]["data:size1"].tolist()
 

@@ -76,7 +76,8 @@ def test_chunking_forms() -> None:
     chunking = BatchingOptions.from_config({"chunking": "50:25", "min_chunk_size": 3}).chunking
     assert chunking is not None
     assert chunking.for_keys(["data", "seq_tag"]) == {"data": ChunkStream(50, 25, 3)}
-    for off in (None, 0, "0", {}):
+    switched_off: tuple[Any, ...] = (None, 0, "0", {})
+    for off in switched_off:
         assert BatchingOptions.from_config({"chunking": off}).chunking is None
 
 

@@ -13,7 +13,7 @@ import numpy
 from returnn.datasets._loading.chunking import chunk_items
 from returnn.datasets._loading.collate import NumpyBatch, is_list_dtype, target_dtype
 from returnn.datasets._loading.limits import BatchState, SeqPosition, cut_batches
-from returnn.datasets._loading.source import Alloc, BatchInfo, Block, PassContext
+from returnn.datasets._loading.source import Alloc, BatchInfo, Block, PassContext, known_num_seqs
 from returnn.datasets.ragged import Ragged
 from returnn.errors import DatasetError
 
@@ -57,11 +57,8 @@ def probe_bulk(dataset: Dataset) -> BulkKeys | None:
     """
     if not dataset.supports_bulk():
         return None
-    try:
-        num_seqs = dataset.num_seqs
-    except NotImplementedError:
-        return None
-    if num_seqs <= 0:
+    num_seqs = known_num_seqs(dataset)
+    if not num_seqs:
         return None
     keys = list(dataset.get_data_keys())
     first = dataset.read_seqs(numpy.zeros(1, dtype=numpy.int64), keys)

@@ -12,7 +12,7 @@ import numpy
 from returnn.datasets._loading.chunking import chunk_bounds
 from returnn.datasets._loading.collate import collate_samples, is_list_dtype
 from returnn.datasets._loading.limits import BatchState, SeqPosition
-from returnn.datasets._loading.source import BatchInfo, Block, PassContext
+from returnn.datasets._loading.source import BatchInfo, Block, PassContext, known_num_seqs
 from returnn.options.batching import NON_DATA_KEYS
 
 __all__ = ["iter_blocks_per_seq", "sample_lengths", "chunk_sample", "iter_seqs"]
@@ -101,7 +101,7 @@ def _complete_frac(ctx: PassContext, position: int) -> float | None:
             frac = None
         if frac is not None:
             return frac
-        num_seqs = ctx.dataset.estimated_num_seqs
+        num_seqs = known_num_seqs(ctx.dataset, estimated=True)
     if not num_seqs:
         return None
     return min((position + 1) / num_seqs, 1.0)

@@ -21,7 +21,17 @@ from returnn.options.batching import BatchingOptions, ChunkingOptions
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["Role", "BatchInfo", "Block", "PassStats", "SourceOptions", "Alloc", "alloc_on_heap", "PassContext"]
+__all__ = [
+    "Role",
+    "BatchInfo",
+    "Block",
+    "PassStats",
+    "SourceOptions",
+    "Alloc",
+    "alloc_on_heap",
+    "PassContext",
+    "known_num_seqs",
+]
 
 Role = Literal["train", "eval", "forward"]
 #: Gives zeroed arrays for a list of (shape, dtype).
@@ -155,10 +165,7 @@ class PassContext:
             # A class of the user called apply_sharding: what it gives already is this worker's shard.
             self.shard_index, self.shard_count = 0, 1
             self.stats.is_shard = True
-        try:
-            self.stats.num_seqs = int(self.dataset.num_seqs)
-        except NotImplementedError:
-            self.stats.num_seqs = None
+        self.stats.num_seqs = known_num_seqs(self.dataset)
 
     def seed_global_generators(self) -> None:
         """Seed numpy's and Python's global generators: only in a worker process, for user code that uses them."""
@@ -205,6 +212,19 @@ class PassContext:
                 exc.args = (f"{exc.args[0]} (While reading {where}.)", *exc.args[1:])
                 exc._located = True  # type: ignore[attr-defined]
         return where
+
+
+def known_num_seqs(dataset: Dataset, *, estimated: bool = False) -> int | None:
+    """
+    :param dataset: with the order of an epoch
+    :param estimated: an estimate is good enough
+    :return: number of sequences in the epoch; None: not known
+    """
+    try:
+        return int(dataset.estimated_num_seqs if estimated else dataset.num_seqs)  # type: ignore[arg-type]
+    except (NotImplementedError, TypeError, AttributeError, AssertionError):
+        # Classes of users say it in many ways. Iteration does not need it.
+        return None
 
 
 def _try_get_tag(dataset: Dataset, position: int) -> str | None:

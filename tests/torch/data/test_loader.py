@@ -17,13 +17,23 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 from returnn.datasets.basic import Dataset
-from returnn.errors import ConfigError, DatasetError, WorkerError
+from returnn.errors import ConfigError, DatasetError, OptionError, WorkerError
 from returnn.options.batching import BatchingOptions, ChunkingOptions, ChunkStream
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
-from tests.datasets.loading_datasets import BulkDataset, PerSeqDataset, SelfShardingDataset, StreamDataset
+from tests.datasets.loading_datasets import (
+    BulkDataset,
+    FailsInWorker,
+    OptionErrorDataset,
+    PerSeqDataset,
+    RandomDataset,
+    SelfShardingDataset,
+    StreamDataset,
+    Unpicklable,
+)
 
 LENS = [3, 9, 4, 7, 1, 12, 5, 5, 8, 2, 6, 10, 11, 3, 4, 4, 7]
 MAX_SEQS_3 = BatchingOptions(batch_size=None, max_seqs=3)
@@ -163,13 +173,19 @@ def _draws_of(func: Callable[[], Any]) -> int:
     raise AssertionError("some other number of draws")
 
 
+def _numpy_state() -> list[int]:
+    state = numpy.random.get_state(legacy=True)
+    assert isinstance(state, tuple)
+    return state[1].tolist()
+
+
 def test_rng_draws_in_process(make_loader: MakeLoader) -> None:
     loader = make_loader(PerSeqDataset(LENS))
-    numpy_state = numpy.random.get_state()[1].tolist()
+    numpy_state = _numpy_state()
     assert [_draws_of(lambda: list(loader)) for _ in range(2)] == [2, 2]
     assert _draws_of(loader.consume_rng) == 2
     assert _draws_of(lambda: iter(loader)) == 2
-    assert numpy.random.get_state()[1].tolist() == numpy_state
+    assert _numpy_state() == numpy_state
 
 
 def test_rng_draws_with_workers(make_loader: MakeLoader) -> None:
@@ -179,7 +195,7 @@ def test_rng_draws_with_workers(make_loader: MakeLoader) -> None:
 
 
 def test_in_process_equals_torch_data_loader_draws(make_loader: MakeLoader) -> None:
-    pipe = torch.utils.data.datapipes.iter.IterableWrapper([1, 2], deepcopy=False)
+    pipe = IterableWrapper([1, 2], deepcopy=False)
     assert _draws_of(lambda: list(torch.utils.data.DataLoader(pipe, batch_size=None))) == 2
 
 
@@ -317,6 +333,37 @@ def test_worker_kills_itself(make_loader: MakeLoader) -> None:
         list(loader)
 
 
+@pytest.mark.slow
+def test_dataset_cannot_be_constructed_in_worker(make_loader: MakeLoader) -> None:
+    with pytest.raises(DatasetError, match="cannot open the file"):
+        list(make_loader(FailsInWorker(LENS), 2))
+
+
+@pytest.mark.slow
+def test_workers_see_environment_and_are_seeded(make_loader: MakeLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADER_TEST", "17")
+    runs = []
+    for _ in range(2):
+        loader = make_loader(RandomDataset(LENS), 2)
+        runs.append([b["data"].flatten().tolist() for epoch in (1, 2) for b in _epoch(loader, epoch)])
+        assert all(values[0] == 17 for values in runs[-1])
+    assert runs[0] == runs[1]
+    values = [v for values in runs[0] for v in values[1::2]]
+    assert len(set(values)) == len(values)
+
+
+def _epoch(loader: Loader, epoch: int) -> list[dict[str, Any]]:
+    loader.epoch_source.value = epoch
+    return list(loader)
+
+
+@pytest.mark.slow
+def test_exceptions_that_are_not_made_from_their_text(make_loader: MakeLoader) -> None:
+    with pytest.raises(OptionError, match='option "x" is invalid') as exc_info:
+        list(make_loader(OptionErrorDataset(LENS), 1))
+    assert exc_info.value.option_name == "x"
+
+
 def _pids(loader: Loader) -> list[int]:
     assert loader._pool is not None
     return loader._pool.pids()
@@ -412,13 +459,8 @@ def test_spawn(make_loader: MakeLoader) -> None:
     assert_same_batches(list(make_loader(BulkDataset(LENS), 1, start_method="spawn")), expected)
 
 
-class _Unpicklable:
-    def __reduce__(self) -> Any:  # Any: never returns
-        raise TypeError("cannot pickle this thing")
-
-
 def test_unpicklable_option(make_loader: MakeLoader) -> None:
-    dataset = PerSeqDataset(LENS, fail_at={"a": [_Unpicklable()]})  # type: ignore[arg-type]
+    dataset = PerSeqDataset(LENS, fail_at={"a": [Unpicklable()]})  # type: ignore[arg-type]
     loader = make_loader(dataset, 1)
     with pytest.raises(ConfigError) as exc_info:
         list(loader)
