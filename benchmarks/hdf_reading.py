@@ -130,19 +130,34 @@ def main() -> None:
         report("constructor", best_of(_new), raw, num_seqs=num)
         for order in ("default", "random"):
             name = {"default": "in order", "random": "random order"}[order]
-            report(f"{name}, per sequence, 2 keys", best_of(lambda o=order: _epoch(o, bulk=False, full=False)), cut, num_seqs=num)  # type: ignore[misc]
-            report(f"{name}, per sequence, 2 keys + tag + lengths", best_of(lambda o=order: _epoch(o, bulk=False)), cut, num_seqs=num)  # type: ignore[misc]
+            report(
+                f"{name}, per sequence, 2 keys",
+                best_of(lambda o=order: _epoch(o, bulk=False, full=False)),
+                cut,
+                num_seqs=num,
+            )  # type: ignore[misc]
+            report(
+                f"{name}, per sequence, 2 keys + tag + lengths",
+                best_of(lambda o=order: _epoch(o, bulk=False)),
+                cut,
+                num_seqs=num,
+            )  # type: ignore[misc]
             report(f"{name}, bulk, 2 keys + tag", best_of(lambda o=order: _epoch(o, bulk=True)), raw, num_seqs=num)  # type: ignore[misc]
             if num <= 50_000:
                 report(
-                    f"{name}, bulk, not in memory", best_of(lambda o=order: _epoch(o, bulk=True, memory=False), 1), raw, num_seqs=num  # type: ignore[misc]
+                    f"{name}, bulk, not in memory",
+                    best_of(lambda o=order: _epoch(o, bulk=True, memory=False), 1),
+                    raw,
+                    num_seqs=num,  # type: ignore[misc]
                 )
         dataset = _new(seq_ordering="laplace:.1000")
         dataset.init_seq_order(epoch=1)
         lens = dataset.get_epoch_seq_lens("data")
         epochs = iter(range(2, 100))
         report(
-            "laplace:.1000 order", best_of(lambda: dataset.init_seq_order(epoch=next(epochs))), best_of(lambda: np.argsort(lens))
+            "laplace:.1000 order",
+            best_of(lambda: dataset.init_seq_order(epoch=next(epochs))),
+            best_of(lambda: np.argsort(lens)),
         )
         some = [f"corpus/rec-{i // 100}/seq-{i}" for i in range(0, num, 10)]
 
@@ -151,7 +166,11 @@ def main() -> None:
                 table = {tag: i for i, tag in enumerate(f["seqTags"][...].tolist())}
             [table[tag.encode()] for tag in some]
 
-        report("tag table and seq_list of a tenth", best_of(lambda: _new().init_seq_order(epoch=1, seq_list=some)), best_of(_tags))
+        report(
+            "tag table and seq_list of a tenth",
+            best_of(lambda: _new().init_seq_order(epoch=1, seq_list=some)),
+            best_of(_tags),
+        )
         report("get_all_tags", best_of(lambda: _new().get_all_tags()), best_of(_tags))
 
         def _meta(*, bulk: bool) -> None:

@@ -10,6 +10,7 @@ Each line: case, ours, the limit, ratio.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -37,7 +38,8 @@ def timed(func: Callable[[], object]) -> float:
 def report(case: str, ours: float, limit: float, num_seqs: int) -> None:
     """Print one line."""
     print(
-        f"{case}: ours {ours:.3f} s = {num_seqs / ours:,.0f} seqs/s, limit {limit:.3f} s, ratio {ours / limit:.1f}", flush=True
+        f"{case}: ours {ours:.3f} s = {num_seqs / ours:,.0f} seqs/s, limit {limit:.3f} s, ratio {ours / limit:.1f}",
+        flush=True,
     )
 
 
@@ -66,11 +68,13 @@ def main() -> None:
             count += 1
             return os.path.join(directory, f"{count}.hdf")
 
-        def _simple(data: np.ndarray, batch_size: int, extra: dict[str, Any] | None = None, **options: Any) -> None:
+        def _simple(
+            data: np.ndarray, tags: list[str], batch_size: int, extra: dict[str, Any] | None, **options: Any
+        ) -> None:
             with SimpleHDFWriter(_path(), **options) as writer:
                 for start in range(0, len(tags), batch_size):
-                    batch_tags = tags[start : start + batch_size]
-                    writer.insert_batch(data[: len(batch_tags)], [data.shape[1]] * len(batch_tags), batch_tags, extra=extra)
+                    part = tags[start : start + batch_size]
+                    writer.insert_batch(data[: len(part)], [data.shape[1]] * len(part), part, extra=extra)
 
         for name, shape, batch_size, with_extra, num_seqs in [
             ("length 1, one per call", (1, 1), 1, False, args.num_seqs),
@@ -87,8 +91,8 @@ def main() -> None:
             all_data = {"inputs": np.zeros((num_seqs * shape[1], *shape[2:]), dtype="float32")}
             if with_extra:
                 all_data["classes"] = np.zeros(num_seqs * 8, dtype="int32")
-            limit = timed(lambda d=all_data: write_raw(_path(), d, tags))  # type: ignore[misc]
-            ours = timed(lambda d=data, b=batch_size, e=extra, o=options: _simple(d, b, e, **o))  # type: ignore[misc]
+            limit = timed(functools.partial(write_raw, _path(), all_data, tags))
+            ours = timed(functools.partial(_simple, data, tags, batch_size, extra, **options))
             report(f"SimpleHDFWriter, {name}", ours, limit, num_seqs)
 
         num_seqs = args.num_seqs // 4
@@ -96,7 +100,9 @@ def main() -> None:
         seqs = [{"data": np.zeros((20, 40), dtype="float32"), "classes": np.zeros(8, dtype="int32")} for _ in tags]
         dataset = StaticDataset(data=seqs, output_dim={"data": (40, 2), "classes": (10, 1)})
         limit = timed(
-            lambda: write_raw(_path(), {"inputs": np.zeros((num_seqs * 20, 40), "float32"), "c": np.zeros(num_seqs * 8, "i4")}, tags)
+            lambda: write_raw(
+                _path(), {"inputs": np.zeros((num_seqs * 20, 40), "float32"), "c": np.zeros(num_seqs * 8, "i4")}, tags
+            )
         )
 
         def _dump(source: Any) -> str:

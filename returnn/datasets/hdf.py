@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy  # noqa: F401  # part of the public names: client code does "from r
 import numpy as np
 
 from returnn.datasets._hdf.dataset_writer import HDFDatasetWriter
-from returnn.datasets._hdf.file_index import FileIndex
+from returnn.datasets._hdf.file_index import FileIndex, check_fits
 from returnn.datasets._hdf.format import (
     HDF_CTC_INDEX_TRANSCRIPTION_KEY,
     HDF_INPUT_PATT_SIZE_KEY,
@@ -36,7 +37,7 @@ from returnn.datasets.stream_hdf import (
     StreamHDFDataset,
     StreamParser,
 )
-from returnn.errors import DataFileError, DatasetError, describe
+from returnn.errors import DatasetError, describe
 from returnn.log import log
 from returnn.util.cache_manager import cf
 from returnn.util.numbers_dict import NumbersDict
@@ -57,6 +58,9 @@ __all__ = [
     "attr_ctcIndexTranscription",
     "numpy",
 ]
+
+# Streams that are not larger in sum are kept in memory.
+_MAX_MEMORY_BYTES = 256 << 20
 
 attr_seqLengths = HDF_SEQ_LENGTHS_KEY
 attr_inputPattSize = HDF_INPUT_PATT_SIZE_KEY
@@ -101,7 +105,9 @@ class HDFDataset(CachedDataset):
         self.data_dtype: dict[str, str] = {}
         self.timestamps: np.ndarray | None = None
         self._num_seqs = 0
-        self._reader = CorpusReader()
+        # The cache of the peers, where it is asked for, means here: keep larger files in memory.
+        limit = _MAX_MEMORY_BYTES if self._cache_byte_size >= 0 else sys.maxsize
+        self._reader = CorpusReader(max_memory_bytes=max(limit, self._cache_byte_size))
         self._order: np.ndarray | None = None
         self._length_keys: list[str] = []
         self._num_seqs_in_order = 0
@@ -123,7 +129,13 @@ class HDFDataset(CachedDataset):
         index = self._reader.inspect(local_name)
         if not self._reader.files:
             self._take_first_file(index)
-        self._check_fits(index)
+        if index.target_keys != self.target_keys:
+            print(
+                f"Warning: {self}: loaded prev files {self.files}, which defined target keys {self.target_keys}."
+                f" Now loaded {local_name} and got target keys {index.target_keys}.",
+                file=log.v2,
+            )
+        check_fits(index, self._reader.files[:1], self.target_keys)
         self._take_labels(index)
         if index.timestamps is not None:
             parts = [index.timestamps] if self.timestamps is None else [self.timestamps, index.timestamps]
@@ -143,63 +155,6 @@ class HDFDataset(CachedDataset):
         self.targets = dict.fromkeys(self.target_keys)
         self._length_keys = list(index.columns)
         self.data_dtype = {key: stream.dtype_name for key, stream in index.streams.items()}
-
-    def _check_fits(self, index: FileIndex) -> None:
-        """:raises DataFileError: if the file has other data keys, dimensions or types than the earlier ones"""
-        filename = index.filename
-        todo = "Put only files of the same form into one dataset"
-        if index.target_keys != self.target_keys:
-            print(
-                f"Warning: {self}: loaded prev files {self.files}, which defined target keys {self.target_keys}."
-                f" Now loaded {filename} and got target keys {index.target_keys}.",
-                file=log.v2,
-            )
-            missing = [key for key in self.target_keys if key not in index.target_keys]
-            if missing:
-                raise DataFileError(
-                    describe(
-                        f"HDF file {filename!r} has not all target keys of the earlier files {self.files[:3]}",
-                        expected=f"{self.target_keys}",
-                        got=index.target_keys,
-                        todo="Put the file with the fewest target keys first; or add the missing targets",
-                    )
-                )
-        first = self._reader.files[0] if self._reader.files else index
-        if index.has_inputs != first.has_inputs or index.num_inputs != self.num_inputs:
-            raise DataFileError(
-                f"wrong input dimension in file {filename} (expected {self.num_inputs} got {index.num_inputs})."
-                f" The earlier files are {self.files[:3]}. {todo}."
-            )
-        expected_outputs = self.num_outputs or {}
-        outputs = {key: index.num_outputs.get(key) for key in expected_outputs}
-        if {key: tuple(dims or ()) for key, dims in outputs.items()} != {
-            k: tuple(v) for k, v in expected_outputs.items()
-        }:
-            raise DataFileError(
-                f"wrong dimensions in file {filename} (expected {expected_outputs} got {outputs})."
-                f" The earlier files are {self.files[:3]}. {todo}."
-            )
-        for key, dtype in self.data_dtype.items():
-            got = index.streams[key].dtype_name if key in index.streams else None
-            if got != dtype:
-                raise DataFileError(
-                    describe(
-                        f"HDF file {filename!r} has another dtype of {key!r} than the earlier files {self.files[:3]}",
-                        expected=dtype,
-                        got=got,
-                        todo=f"Convert {key!r} in one of the files",
-                    )
-                )
-            shape, first_shape = index.streams[key].shape, first.streams[key].shape
-            if shape != first_shape:
-                raise DataFileError(
-                    describe(
-                        f"HDF file {filename!r} has another frame shape of {key!r} than the earlier files {self.files[:3]}",
-                        expected=f"{list(first_shape)}",
-                        got=list(shape),
-                        todo=todo,
-                    )
-                )
 
     def _take_labels(self, index: FileIndex) -> None:
         """The last file's labels of targets win. The root labels are those of the inputs."""
@@ -533,7 +488,7 @@ class HDFDataset(CachedDataset):
         """
         if key not in self._length_keys:
             return None
-        return self._reader.lens(key)[self._require_order()]
+        return self._reader.lens(key)[self._require_order()].astype(np.int64)
 
     def read_seqs(self, seq_idxs: np.ndarray, keys: Sequence[str]) -> dict[str, Ragged] | None:
         """

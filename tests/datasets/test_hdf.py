@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from returnn.datasets import hdf as hdf_module
 from returnn.datasets._hdf import reader as reader_module
 from returnn.datasets._hdf.reader import CorpusReader
 from returnn.datasets._hdf.tag_table import TagTable, UnknownSeqTagError
@@ -279,7 +282,7 @@ def test_not_readable_files(tmp_path: Path) -> None:
 def test_dtype_and_dims_must_agree_between_files(tmp_path: Path) -> None:
     first = _write(tmp_path / "1.hdf")
     other = _write(tmp_path / "2.hdf", **{"targets/data/classes": np.arange(3, dtype="int64")})
-    with pytest.raises(DataFileError, match=r"2.hdf.*dtype of 'classes'.*1.hdf.*expected int32, got 'int64'"):
+    with pytest.raises(DataFileError, match=r"2.hdf.*dtype .* of 'classes'.*1.hdf.*expected int32 .*got 'int64"):
         HDFDataset([first, other])
     with h5py.File(other, "r+") as f:
         f["targets/size"].attrs["classes"] = [6, 1]
@@ -405,3 +408,89 @@ def test_reader_ranges_property(tmp_path_factory: pytest.TempPathFactory, data: 
         flat, got_lens = reader.read("data", order)
     assert got_lens.tolist() == [len(expected[i]) for i in order.tolist()]
     assert flat.tolist() == [x for i in order.tolist() for x in expected[i].tolist()]
+
+
+def test_damaged_data_names_file_and_stream(tmp_path: Path) -> None:
+    """Metadata is whole, but a compressed block is not."""
+    path = tmp_path / "damaged.hdf"
+    with h5py.File(path, "w") as f:
+        data = f.create_dataset(
+            "inputs", data=np.random.RandomState(1).rand(5000, 2), compression="gzip", chunks=(5000, 2)
+        )
+        f["seqLengths"] = [[5000, 0]]
+        f["seqTags"] = [b"a"]
+        info = data.id.get_chunk_info(0)
+    with open(path, "r+b") as raw:
+        raw.seek(info.byte_offset + 100)
+        raw.write(b"\xff" * 2000)
+    dataset = HDFDataset([str(path)])
+    dataset.init_seq_order(epoch=1)
+    with pytest.raises(DataFileError, match=r"'inputs'.*damaged.hdf"):
+        dataset.get_data(0, "data")
+
+
+def test_file_that_disappears_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.hdf"
+    shutil.copy(GOLDEN / "s1_dense.hdf", path)
+    dataset = HDFDataset([str(path)])
+    dataset.init_seq_order(epoch=1)
+    dataset.close()
+    path.unlink()
+    with pytest.raises(DataFileError, match="gone.hdf.*does not exist"):
+        dataset.get_data(0, "data")
+
+
+def test_forked_process_opens_its_own_files() -> None:
+    dataset = HDFDataset([str(GOLDEN / "o1_order.hdf")])
+    dataset._reader._max_memory_bytes = 0
+    dataset.init_seq_order(epoch=1)
+    assert dataset.get_data(0, "data").tolist() == [0, 1, 2, 3, 4]
+    handles = dataset._reader.handles
+    (own,) = handles._handles.values()
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # the child must not run the rest of the test session
+        try:
+            data = dataset.get_data(2, "data").tolist()
+            (other,) = handles._handles.values()
+            os.write(write_end, repr((data, other is own)).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        assert pipe.read() == repr((list(range(2, 11)), False)).encode()
+    os.waitpid(pid, 0)
+    assert dataset.get_data(3, "data").tolist() == [3]
+
+
+def test_threads_share_a_dataset(tmp_path: Path) -> None:
+    """Bulk reads from several threads, with fewer handles than files."""
+    files = []
+    for i in range(4):
+        files.append(str(tmp_path / f"{i}.hdf"))
+        shutil.copy(GOLDEN / "o1_order.hdf", files[-1])
+    dataset = HDFDataset(files, seq_ordering="random")
+    dataset._reader._max_memory_bytes = 0
+    dataset._reader.handles._max_open = 2
+    dataset.close()
+    dataset.init_seq_order(epoch=1)
+    expected = [seq["data"]["data"].tolist() for seq in iterate(dataset)]
+
+    def _read(seed: int) -> bool:
+        idxs = np.random.RandomState(seed).permutation(dataset.num_seqs)
+        data = dataset.read_seqs(idxs, ["data"])
+        assert data is not None
+        return [x.tolist() for x in data["data"]] == [expected[i] for i in idxs]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(_read, range(40)))
+
+
+def test_cache_byte_size_keeps_larger_files_in_memory() -> None:
+    for size, in_memory in [(0, False), (100, False), (10**6, True), (-1, True)]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hdf_module, "_MAX_MEMORY_BYTES", 10)
+            dataset = HDFDataset([str(GOLDEN / "o1_order.hdf")], cache_byte_size=size)
+        dataset.init_seq_order(epoch=1)
+        check_bulk(dataset)
+        assert bool(dataset._reader._in_memory) == in_memory

@@ -126,8 +126,10 @@ def main_to_frames(inputs: Any, seq_len: Any, *, dim: int, ndim: int, where: str
         # One frame of size dim per sequence.
         return MainData(data.reshape(num_seqs, dim), np.ones(num_seqs, dtype=np.int64), None)
     frames = _select_frames(data, axes)
+    if len(axes) == 1:
+        return MainData(frames, axes[0], None)
     lens = np.prod(np.stack(axes), axis=0, dtype=np.int64)
-    return MainData(frames, lens, np.stack(axes, axis=1).astype(np.int32) if len(axes) > 1 else None)
+    return MainData(frames, lens, np.stack(axes, axis=1).astype(np.int32))
 
 
 def _get_axis_lens(seq_len: Any, *, num_seqs: int, ndim: int, where: str) -> list[np.ndarray]:
@@ -172,13 +174,13 @@ def _select_frames(data: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
     :param axes: per dynamic axis int64 [B]
     :return: [sum of frames, (dim)], row-major in each sequence
     """
+    if len(data) == 1:
+        return data[0][tuple([slice(0, int(lens[0])) for lens in axes])].reshape(-1, *data.shape[1 + len(axes) :])
     num_dyn = len(axes)
     shape = data.shape[1 : 1 + num_dyn]
     rest = data.shape[1 + num_dyn :]
     if all((lens == size).all() for lens, size in zip(axes, shape, strict=True)):
         return data.reshape(-1, *rest)
-    if len(data) == 1:
-        return data[0][tuple(slice(0, int(lens[0])) for lens in axes)].reshape(-1, *rest)
     mask = np.ones((len(data), *shape), dtype=bool)
     for axis, (lens, size) in enumerate(zip(axes, shape, strict=True)):
         axis_mask = np.arange(size) < lens[:, None]

@@ -21,7 +21,7 @@ from returnn.datasets._hdf.format import (
 )
 from returnn.errors import DataFileError, describe
 
-__all__ = ["StreamInfo", "FileIndex", "read_file_index"]
+__all__ = ["StreamInfo", "FileIndex", "read_file_index", "check_fits"]
 
 _WRITE_AGAIN = "The file was not written completely or by a faulty program; write it again"
 
@@ -287,3 +287,50 @@ def _check_tags(h5_file: h5py.File, index: FileIndex) -> None:
                 todo=_WRITE_AGAIN,
             )
         )
+
+
+def check_fits(index: FileIndex, earlier: list[FileIndex], target_keys: list[str]) -> None:
+    """
+    :param index: of a further file
+    :param earlier: the first file, or nothing
+    :param target_keys: those that are used
+    :raises DataFileError: if the file has other data keys, dimensions or types than the earlier ones
+    """
+    if not earlier:
+        return
+    (first,) = earlier
+    filename = index.filename
+    todo = "Put only files of the same form into one dataset"
+    missing = [key for key in target_keys if key not in index.target_keys]
+    if missing:
+        raise DataFileError(
+            describe(
+                f"HDF file {filename!r} has not all target keys of the earlier files (first {first.filename!r})",
+                expected=f"{target_keys}",
+                got=index.target_keys,
+                todo="Put the file with the fewest target keys first; or add the missing targets",
+            )
+        )
+    if index.has_inputs != first.has_inputs or index.num_inputs != first.num_inputs:
+        raise DataFileError(
+            f"wrong input dimension in file {filename} (expected {first.num_inputs} got {index.num_inputs})."
+            f" The first file is {first.filename}. {todo}."
+        )
+    outputs = {key: index.num_outputs.get(key) for key in first.num_outputs}
+    if any(tuple(outputs[key] or ()) != tuple(dims) for key, dims in first.num_outputs.items()):
+        raise DataFileError(
+            f"wrong dimensions in file {filename} (expected {first.num_outputs} got {outputs})."
+            f" The first file is {first.filename}. {todo}."
+        )
+    for key, stream in first.streams.items():
+        got = index.streams.get(key)
+        if got is None or got.dtype_name != stream.dtype_name or got.shape != stream.shape:
+            raise DataFileError(
+                describe(
+                    f"HDF file {filename!r} has another dtype or frame shape of {key!r} than the first file"
+                    f" {first.filename!r}",
+                    expected=f"{stream.dtype_name} {list(stream.shape)}",
+                    got=None if got is None else f"{got.dtype_name} {list(got.shape)}",
+                    todo=f"Convert {key!r} in one of the files. {todo}",
+                )
+            )

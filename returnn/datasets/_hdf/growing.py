@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import h5py
 import numpy as np
 
@@ -36,16 +38,13 @@ class GrowingDataset:
         self._name = name
         self.dtype = dtype
         self.frame_shape = frame_shape
+        #: at least 1
+        self.frame_bytes = max(1, dtype.itemsize * math.prod(frame_shape))
         self._maxshape = maxshape or (None, *frame_shape)
         self._dataset = existing
         self._pending: list[np.ndarray] = []
         self.num_pending = 0
         self.num_frames = 0 if existing is None else int(existing.shape[0])
-
-    @property
-    def frame_bytes(self) -> int:
-        """:return: bytes per frame, at least 1"""
-        return max(1, int(self.dtype.itemsize * np.prod(self.frame_shape, dtype=np.int64)))
 
     @property
     def pending_bytes(self) -> int:

@@ -36,7 +36,8 @@ class CorpusReader:
         self.files: list[FileIndex] = []
         self.file_start: list[int] = [0]
         self._max_memory_bytes = max_memory_bytes
-        self._frame_start: dict[str, list[int]] = {}
+        self._num_bytes = 0  # of all streams
+        self._frame_start: dict[str, np.ndarray] = {}
         self._offsets: dict[str, np.ndarray] = {}
         self._lens: dict[str, np.ndarray] = {}
         self._in_memory: dict[str, np.ndarray] = {}
@@ -67,6 +68,7 @@ class CorpusReader:
         """
         self.files.append(index)
         self.file_start.append(self.file_start[-1] + index.num_seqs)
+        self._num_bytes += sum(stream.num_frames * stream.frame_bytes for stream in index.streams.values())
         for cache in (self._frame_start, self._offsets, self._lens, self._in_memory):
             cache.clear()
         self._tags = None
@@ -86,13 +88,13 @@ class CorpusReader:
     def lens(self, key: str) -> np.ndarray:
         """
         :param key: data key, or the phantom target
-        :return: int64 [num_seqs], do not modify
+        :return: integers [num_seqs] in the dtype of the files (usually int32), do not modify
         """
         lens = self._lens.get(key)
         if lens is None:
             columns = [index.column(key) for index in self.files]
-            lens = np.concatenate(columns).astype(np.int64) if columns else np.zeros(0, dtype=np.int64)
-            lens.flags.writeable = False
+            # With one file a view, without copy.
+            lens = columns[0] if len(columns) == 1 else np.concatenate(columns or [np.zeros(0, dtype=np.int32)])
             self._lens[key] = lens
         return lens
 
@@ -104,7 +106,7 @@ class CorpusReader:
         offsets = self._offsets.get(key)
         if offsets is None:
             offsets = np.zeros(self.num_seqs + 1, dtype=np.int64)
-            np.cumsum(self.lens(key), out=offsets[1:])
+            np.cumsum(self.lens(key), dtype=np.int64, out=offsets[1:])
             self._offsets[key] = offsets
         return offsets
 
@@ -114,10 +116,6 @@ class CorpusReader:
         :return: size of one frame in memory
         """
         return self._stream(key).frame_bytes
-
-    def num_bytes(self) -> int:
-        """:return: size of all streams in memory"""
-        return sum(s.num_frames * s.frame_bytes for index in self.files for s in index.streams.values())
 
     def read(self, key: str, seq_idxs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -146,7 +144,7 @@ class CorpusReader:
     def _keeps_in_memory(self, key: str) -> bool:
         if key in self._in_memory:
             return True
-        return self._stream(key).dtype.kind != "O" and self.num_bytes() <= self._max_memory_bytes
+        return self._stream(key).dtype.kind != "O" and self._num_bytes <= self._max_memory_bytes
 
     def _load_stream(self, key: str) -> np.ndarray:
         data = self._in_memory.get(key)
@@ -188,12 +186,11 @@ class CorpusReader:
                     )
                 ) from exc
 
-    def _frame_starts(self, key: str) -> list[int]:
+    def _frame_starts(self, key: str) -> np.ndarray:
+        """:return: int64 [num files + 1], where the frames of each file start in the virtual array"""
         starts = self._frame_start.get(key)
         if starts is None:
-            starts = [0]
-            for index in self.files:
-                starts.append(starts[-1] + index.streams[key].num_frames)
+            starts = np.cumsum([0, *(index.streams[key].num_frames for index in self.files)], dtype=np.int64)
             self._frame_start[key] = starts
         return starts
 
@@ -215,7 +212,7 @@ class CorpusReader:
             return out
         sorted_starts = starts[order]
         sorted_ends = sorted_starts + lens[order]
-        frame_starts = np.asarray(self._frame_starts(key), dtype=np.int64)
+        frame_starts = self._frame_starts(key)
         # Last file that starts at or before: empty files before it share the start.
         file_idxs = np.searchsorted(frame_starts, sorted_starts, side="right") - 1
         reached = np.maximum.accumulate(sorted_ends)

@@ -47,7 +47,7 @@ class SeqBlock:
         if len(corpus_idxs) > 1:
             num_bytes = np.zeros(len(corpus_idxs), dtype=np.int64)
             for key in keys:
-                num_bytes += reader.lens(key)[corpus_idxs] * reader.frame_bytes(key)
+                num_bytes += reader.lens(key)[corpus_idxs].astype(np.int64) * reader.frame_bytes(key)
             num = int(np.searchsorted(np.cumsum(num_bytes), _MAX_BYTES, side="right"))
             corpus_idxs = corpus_idxs[: max(num, 1)]
         return cls(start=start, num_seqs=len(corpus_idxs), corpus_idxs=corpus_idxs)

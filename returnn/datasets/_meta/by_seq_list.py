@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from returnn.datasets._hdf.tag_table import TagTable
+from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
     SeqListFile,
     get_tag_table,
@@ -61,7 +61,7 @@ class MetaDataset(CachedDataset2):
         """
         super().__init__(**kwargs)
         self._where_text = f"MetaDataset {self.name!r}"
-        self.data_map = self._check_data_map(datasets, data_map, seq_order_control_dataset)
+        self.data_map = check_data_map(datasets, data_map, seq_order_control_dataset, where=self._where_text)
         self.data_keys: set[str] = set(self.data_map)
         self.dataset_keys: set[str] = {key for key, _ in self.data_map.values()}
         self.seq_order_control_dataset = seq_order_control_dataset
@@ -72,7 +72,7 @@ class MetaDataset(CachedDataset2):
         self._seq_lens_file = seq_lens_file
         self._data_dims = data_dims
         self.datasets: dict[str, Dataset] = {key: self._make_child(key) for key in self._datasets}
-        self._seq_lens_by_tag = None if seq_lens_file is None else _load_json_lens(os.fspath(seq_lens_file))
+        self._seq_lens_by_tag = None if seq_lens_file is None else load_json_lens(os.fspath(seq_lens_file))
         self._rows: dict[str, TagTable] = {}
         self._row_to_corpus: dict[str, np.ndarray | None] = {}
         self._by_tags: set[str] = set()
@@ -85,49 +85,6 @@ class MetaDataset(CachedDataset2):
         self._init_rows()
 
     # Construction
-
-    def _check_data_map(
-        self, datasets: Mapping[str, Any], data_map: Mapping[str, Sequence[str]], control: str | None
-    ) -> dict[str, tuple[str, str]]:
-        if not isinstance(datasets, Mapping) or not isinstance(data_map, Mapping) or not data_map:
-            raise ConfigError(
-                describe(
-                    "datasets and data_map must be nonempty dicts",
-                    where=self._where_text,
-                    expected='e.g. data_map={"data": ("features", "data")}',
-                    got=data_map,
-                )
-            )
-        res = {}
-        for stream, target in data_map.items():
-            if not isinstance(target, (tuple, list)) or len(target) != 2 or target[0] not in datasets:
-                raise ConfigError(
-                    describe(
-                        f"data_map[{stream!r}] is invalid",
-                        where=self._where_text,
-                        expected=f"(key of datasets, stream of that dataset) with a key of {sorted(datasets)}",
-                        got=target,
-                    )
-                )
-            res[stream] = (target[0], target[1])
-        used = sorted({key for key, _ in res.values()})
-        if control is not None and control not in used:
-            raise ConfigError(
-                describe(
-                    "seq_order_control_dataset must be a dataset that data_map uses",
-                    where=self._where_text,
-                    expected=f"one of {used}",
-                    got=control,
-                    todo="Map one of its streams in data_map",
-                )
-            )
-        if control is None and "data" not in res:
-            raise ConfigError(
-                "If no seq_order_control_dataset is specified, a 'data' datastream is required.\n"
-                "Nevertheless defining seq_order_control_dataset is strongly recommended."
-                f" ({self._where_text}, streams {sorted(res)})"
-            )
-        return res
 
     def _make_child(self, key: str) -> Dataset:
         defaults: dict[str, int] = {}
@@ -202,12 +159,12 @@ class MetaDataset(CachedDataset2):
         """Once, with the names of the given options that have no effect."""
         unused = ["data_dtypes"] if data_dtypes is not None else []
         if self.seq_order_control_dataset:
-            unused += _get_order_options(self)
+            unused += get_order_options(self)
             if self._seq_lens_by_tag is not None:
                 unused.append("seq_lens_file (for the order)")
         for key, child in self.datasets.items():
             if key != self.seq_order_control_dataset:
-                unused += [f"datasets[{key!r}][{name!r}]" for name in _get_order_options(child)]
+                unused += [f"datasets[{key!r}][{name!r}]" for name in get_order_options(child)]
         if unused:
             source = (
                 f"the control dataset {self.seq_order_control_dataset!r}"
@@ -598,41 +555,6 @@ class MetaDataset(CachedDataset2):
         return child.serialize_data(sub_stream, data)
 
 
-def _get_order_options(dataset: Dataset) -> list[str]:
-    """
-    :param dataset: any
-    :return: names of the options about the order that are not neutral
-    """
-    neutral: dict[str, tuple[str, Any]] = {
-        "seq_ordering": ("seq_ordering", "default"),
-        "partition_epoch": ("partition_epoch", 1),
-        "repeat_epoch": ("repeat_epoch", 1),
-        "fixed_random_seed": ("fixed_random_seed", None),
-        "seq_list_filter_file": ("_seq_list_filter_file", None),
-        "unique_seq_tags": ("unique_seq_tags", False),
-        "seq_order_seq_lens_file": ("_seq_order_seq_lens_file", None),
-    }
-    return [name for name, (attr, value) in neutral.items() if getattr(dataset, attr, value) != value]
-
-
 def _get_tag(dataset: Dataset, corpus_idx: int) -> str:
     table = get_tag_table(dataset)
     return table[corpus_idx] if table is not None and corpus_idx < len(table) else "<no further sequence>"
-
-
-def _load_json_lens(filename: str) -> dict[str, dict[str, float]]:
-    try:
-        with open(filename, encoding="utf8") as file:
-            lens = json.load(file)
-    except (OSError, ValueError) as exc:
-        raise DataFileError(
-            describe(
-                f"Cannot read seq_lens_file {filename!r} ({type(exc).__name__}: {exc})",
-                todo='It must be JSON: {"tag": {"data": length, ...}, ...}',
-            )
-        ) from exc
-    if not isinstance(lens, dict):
-        raise DataFileError(
-            describe(f"seq_lens_file {filename!r} is invalid", expected="JSON dict tag -> stream -> length", got=lens)
-        )
-    return lens
