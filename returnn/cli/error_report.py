@@ -43,7 +43,11 @@ def sentence(exc: BaseException) -> str:
     """
     if isinstance(exc, UserError):
         return f"{type(exc).__name__}: {exc}"
-    return "".join(traceback.format_exception_only(type(exc), exc)).rstrip("\n")
+    notes = list(getattr(exc, "__notes__", ()))
+    lines = traceback.format_exception_only(type(exc), exc)
+    if notes and sys.version_info >= (3, 11):  # each is an entry, or several if it has several lines
+        lines = lines[: len(lines) - sum(len(str(note).split("\n")) for note in notes)]
+    return "".join(lines).rstrip("\n")
 
 
 def short_report(exc: BaseException) -> str:
@@ -61,9 +65,11 @@ def short_report(exc: BaseException) -> str:
             place = f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n'
             line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
             place += f"    {line}\n" if line else ""
-        return place + sentence(exc) + "\n"
+        return place + _notes(exc) + sentence(exc) + "\n"
     if not user_frames:
-        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        if not _notes(exc):
+            return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        return "".join(traceback.format_tb(exc.__traceback__)) + _notes(exc) + sentence(exc) + "\n"
     first = frames.index(user_frames[0])
     text = ""
     if exc.__cause__ is not None:
@@ -73,7 +79,12 @@ def short_report(exc: BaseException) -> str:
     if first:
         text += f"  ... ({first} calls inside of returnn)\n"
     text += "".join(traceback.format_list(frames[first:]))
-    return text + sentence(exc) + "\n"
+    return text + _notes(exc) + sentence(exc) + "\n"
+
+
+def _notes(exc: BaseException) -> str:
+    """:return: what was added to the exception on its way, before the sentence, since that is to be the last"""
+    return "".join(f"  {line}\n" for note in getattr(exc, "__notes__", ()) for line in str(note).splitlines())
 
 
 def report(exc: BaseException, *, dump: Dump | None = None) -> None:
@@ -104,11 +115,8 @@ def _log_dump(exc: BaseException, dump: Dump | None) -> None:
         buffer.writelines(traceback.format_exception(type(exc), exc, exc.__traceback__))
     text = buffer.getvalue().rstrip("\n")
     record = logging.LogRecord("returnn", logging.ERROR, __file__, 0, "%s", (text,), None)
-    end = logging.LogRecord("returnn", logging.ERROR, __file__, 0, "%s", (sentence(exc),), None)
     for handler in handlers:
         handler.handle(record)
-        if dump is not None and not isinstance(handler, StdoutHandler):
-            handler.handle(end)
 
 
 def _wants_dump(handler: logging.Handler) -> bool:

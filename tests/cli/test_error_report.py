@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+import pytest
 
 from returnn.cli.error_report import sentence, short_report
 from returnn.errors import ConfigError, MissingOptionError
@@ -53,3 +56,18 @@ def test_cause_is_shown() -> None:
 def test_without_frames_of_the_user_the_whole_traceback_is_shown() -> None:
     text = short_report(ValueError("abc"))
     assert text == "ValueError: abc\n"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_notes_come_before_the_sentence() -> None:
+    exc = raised("def f():\n    raise error\nf()\n", "/some/where/my.config", error=ValueError("abc"))
+    exc.add_note("in epoch 1,\nsequences a, b")
+    exc.add_note("second")
+    assert sentence(exc) == "ValueError: abc"
+    assert short_report(exc).endswith("  in epoch 1,\n  sequences a, b\n  second\nValueError: abc\n")
+    user_error = raised("raise error\n", "/some/where/my.config", error=ConfigError("x is wrong."))
+    user_error.add_note("in epoch 1")
+    assert short_report(user_error).endswith("  in epoch 1\nConfigError: x is wrong.\n")
+    without_frames = ValueError("abc")
+    without_frames.add_note("note")
+    assert short_report(without_frames) == "  note\nValueError: abc\n"
