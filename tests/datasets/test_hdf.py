@@ -451,14 +451,14 @@ def test_forked_process_opens_its_own_files() -> None:
     pid = os.fork()
     if pid == 0:  # the child must not run the rest of the test session
         try:
-            data = dataset.get_data(2, "data").tolist()
+            data = dataset.get_data(7, "data").tolist()
             (other,) = handles._handles.values()
             os.write(write_end, repr((data, other is own)).encode())
         finally:
             os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
-        assert pipe.read() == repr((list(range(2, 11)), False)).encode()
+        assert pipe.read() == repr((list(range(7, 15)), False)).encode()
     os.waitpid(pid, 0)
     assert dataset.get_data(3, "data").tolist() == [3]
 
