@@ -248,7 +248,7 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
         if self._num_shards > 1 and not self.supports_sharding():
             raise DatasetError(f"{self!r}: does not support sharding, but got num_shards == {self._num_shards}.")
         self.epoch = epoch
-        self.rnd_seq_drop = random.Random(self._get_random_seed_for_epoch(epoch=epoch))
+        self.rnd_seq_drop = random.Random(int(self._get_random_seed_for_epoch(epoch=epoch)))
         return False
 
     def finish_epoch(self, *, free_resources: bool = False) -> None:

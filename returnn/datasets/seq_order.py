@@ -288,7 +288,7 @@ def unique_seqs(order: SeqOrder, tags: Sequence[str]) -> numpy.ndarray:
     """
     seen: set[str] = set()
     kept = []
-    for idx in order:
+    for idx in numpy.asarray(order).tolist():  # Python ints: much faster to index a list with
         tag = tags[idx]
         if tag not in seen:
             seen.add(tag)
@@ -330,7 +330,7 @@ def filter_seqs(order: SeqOrder, tags: Sequence[str], wanted: Collection[str]) -
     :param wanted: tags to keep
     :return: the corpus indices whose tag is wanted, in order
     """
-    return numpy.array([i for i in order if tags[i] in wanted], dtype=numpy.int64)
+    return numpy.array([i for i in numpy.asarray(order).tolist() if tags[i] in wanted], dtype=numpy.int64)
 
 
 def strided_shard(order: SeqOrder, *, num_workers: int, worker_id: int) -> SeqOrder:

@@ -5,6 +5,7 @@ The part of Dataset that describes its data keys: by ``num_outputs`` and ``label
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy
@@ -22,6 +23,8 @@ class DataInfoMixin:
     # Any: (dim, ndim) as tuple or list, or a dict in some classes.
     num_outputs: dict[str, Any] | None
     labels: dict[str, Sequence[str]]
+    #: Of the keys that were serialised: the labels then, and the vocabulary made of them. Replaced, never changed.
+    _vocabs: Mapping[str, tuple[Sequence[str], Vocabulary]] = MappingProxyType({})
 
     def _entry(self, key: str) -> Any:
         """:return: entry of num_outputs or None. Any: (dim, ndim) or dict"""
@@ -67,5 +70,8 @@ class DataInfoMixin:
         """
         if key not in self.labels:
             raise DatasetError(f"{self!r}: no labels for key {key!r}, only for {sorted(self.labels)}.")
-        vocab = Vocabulary.create_vocab_from_labels(self.labels[key])
+        labels, vocab = self._vocabs.get(key, (None, None))
+        if vocab is None or labels is not self.labels[key]:
+            vocab = Vocabulary.create_vocab_from_labels(self.labels[key])
+            self._vocabs = {**self._vocabs, key: (self.labels[key], vocab)}
         return vocab.serialize_labels(data)

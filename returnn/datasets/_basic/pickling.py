@@ -38,7 +38,8 @@ def collect_new_kwargs(obj: object, base: type, *, skip_of_base: frozenset[str] 
     for cls in classes:
         if "__init__" not in vars(cls):
             continue
-        for name, param in list(inspect.signature(vars(cls)["__init__"]).parameters.items())[1:]:
+        params = inspect.signature(vars(cls)["__init__"]).parameters
+        for name, param in list(params.items())[1:]:
             if param.kind not in _BY_NAME or name in exclude or name in kwargs:
                 continue
             if cls is base and name in skip_of_base:
@@ -54,6 +55,8 @@ def collect_new_kwargs(obj: object, base: type, *, skip_of_base: frozenset[str] 
                     f"was not stored. Set self.{attrs[-1]} in the constructor, "
                     f"or name it in the class attribute _getnewargs_exclude_attrs."
                 )
+        if all(param.kind is not inspect.Parameter.VAR_KEYWORD for param in params.values()):
+            break  # what the classes above take cannot be passed through this one: it fixes these arguments itself
     return kwargs
 
 
