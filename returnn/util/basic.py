@@ -21,6 +21,7 @@ from returnn.util.arrays import (
 )
 from returnn.util.backend import BackendEngine
 from returnn.util.behavior_version import BehaviorVersion
+from returnn.util.bleu import compute_bleu
 from returnn.util.cache_manager import cf
 from returnn.util.containers import (
     CollectionReadCheckCovered,
@@ -40,6 +41,7 @@ from returnn.util.containers import (
     sorted_values_from_dict,
     try_run,
 )
+from returnn.util.dev_modules import ReportImportedDevModules
 from returnn.util.env import (
     available_physical_memory_in_bytes,
     cleanup_env_var_path,
@@ -148,6 +150,7 @@ __all__ = [
     "find_ranges",
     "BackendEngine",
     "BehaviorVersion",
+    "compute_bleu",
     "cf",
     "CollectionReadCheckCovered",
     "DictAsObj",
@@ -165,6 +168,7 @@ __all__ = [
     "ensure_list_of_type",
     "binary_search_any",
     "try_run",
+    "ReportImportedDevModules",
     "get_hostname",
     "is_running_on_cluster",
     "get_number_available_cpus",
