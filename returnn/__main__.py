@@ -8,6 +8,7 @@ torch is imported when an engine is created, which only tasks do that need one.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -21,6 +22,7 @@ from returnn.cli.signals import EXIT_CODE_INTERRUPTED, SignalHandling, Terminate
 
 if TYPE_CHECKING:
     from returnn.config import Config
+    from returnn.datasets.basic import Dataset
     from returnn.engine.base import EngineBase
 
 __all__ = [
@@ -34,6 +36,11 @@ __all__ = [
     "init_log",
     "init_engine",
     "init_backend_engine",
+    "init_data",
+    "print_task_properties",
+    "train_data",
+    "dev_data",
+    "eval_data",
     "returnn_greeting",
     "execute_main_task",
     "finalize",
@@ -44,6 +51,10 @@ __all__ = [
 config: Config | None = None
 engine: EngineBase | None = None
 quit_returnn: bool = False
+# Set by init_data only, for tools; the engine builds its own datasets.
+train_data: Dataset | None = None
+dev_data: Dataset | None = None
+eval_data: Dataset | None = None
 
 #: Names that client code imports from here, and their homes. Loaded at first use, to keep --help quick.
 _REEXPORTS = {
@@ -177,6 +188,29 @@ def init_backend_engine(*, config_opts: Mapping[str, Any] | None = None) -> None
     TaskOptions.from_config(conf)
 
 
+def init_data() -> None:
+    """Build the datasets ``train``, ``dev`` and ``eval`` of the config into the module's names. For tools of client code."""
+    from returnn.datasets.basic import init_dataset
+    from returnn.options.data import DataOptions
+
+    options = DataOptions.from_config(_need_config())
+    evals = options.eval_datasets
+    for name, opts in (("train", options.train), ("dev", evals.get("dev")), ("eval", evals.get("eval"))):
+        _set(**{f"{name}_data": None if opts is None else init_dataset(opts, default_kwargs={"name": name})})
+
+
+def print_task_properties() -> None:
+    """Log dimensions and sizes of the datasets that :func:`init_data` built."""
+    from returnn.log import log
+
+    for title, dataset in (("Train", train_data), ("Dev", dev_data), ("Eval", eval_data)):
+        if dataset is not None:
+            print(f"{title} data:", file=log.v2)
+            print(f"  input: {dataset.num_inputs}", file=log.v2)
+            print(f"  output: {dataset.num_outputs}", file=log.v2)
+            print(f"  {dataset.len_info() or 'no info'}", file=log.v2)
+
+
 def init(
     config_filename: str | None = None,
     command_line_options: Sequence[str] = (),
@@ -191,6 +225,8 @@ def init(
     :param config_updates:
     :param extra_greeting: logged first
     """
+    _set(quit_returnn=False)
+    state.quitting = False  # maybe set by an earlier run in this process
     init_better_exchook()
     init_config(
         config_filename=config_filename, command_line_options=command_line_options, extra_updates=config_updates
@@ -282,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     :raises SystemExit: exit code 0 after help or version, 1 without arguments and after Ctrl-C, 2 for wrong options,
         143 after SIGTERM, n if a function of the config called ``sys.exit(n)``
     """
+    _open_closed_streams()
     program, *args = sys.argv if argv is None else argv
     request = cli_args.classify(args)
     if request != "run":
@@ -307,6 +344,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         _flush_stdout()
 
 
+def _open_closed_streams() -> None:
+    """Started with closed standard streams (``>&-``), what we print goes nowhere, instead of failing line by line."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))
+
+
 def _answer(request: cli_args.Request, program: str) -> None:
     """Print help, version or usage."""
     from returnn.cli import help as cli_help
@@ -314,7 +358,9 @@ def _answer(request: cli_args.Request, program: str) -> None:
     if request == "usage":
         print(cli_help.usage_line(program), file=sys.stderr)
         sys.exit(1)
-    print(cli_help.help_text(program) if request == "help" else cli_help.version_text())
+    text = cli_help.help_text(program) if request == "help" else cli_help.version_text()
+    with contextlib.suppress(BrokenPipeError):  # e.g. | head
+        print(text)
     _flush_stdout()
 
 

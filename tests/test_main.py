@@ -194,6 +194,26 @@ def test_reexports(name: str) -> None:
     assert callable(getattr(rnn, name))
 
 
+def test_data_of_tools(capsys: pytest.CaptureFixture[str]) -> None:
+    rnn.init_config(
+        default_config={
+            "train": {"class": "Task12AXDataset", "num_seqs": 3},
+            "eval": {"class": "Task12AXDataset", "num_seqs": 2},
+        }
+    )
+    log.initialize(verbosity=[4])
+    rnn.init_data()
+    assert rnn.dev_data is None
+    assert rnn.train_data is not None and rnn.train_data.name == "train"
+    rnn.train_data.init_seq_order(epoch=1)
+    assert rnn.train_data.num_seqs == 3
+    capsys.readouterr()
+    rnn.print_task_properties()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Train data:" and lines[1] == "  input: 9"
+    rnn.train_data = rnn.eval_data = None
+
+
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = rnn.nope

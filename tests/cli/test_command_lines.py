@@ -226,3 +226,20 @@ def test_log_verbosity_out_of_range(tmp_path: Path) -> None:
     result = rnn(["my.config"], tmp_path)
     assert result.code == 1
     assert result.err.startswith('OptionError: option "log_verbosity" is invalid: expected int from 0 to 5')
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "| head -n 1"])
+@pytest.mark.parametrize("args", ["--help", "my.config"])
+def test_closed_output(redirection: str, args: str, tmp_path: Path) -> None:
+    write_config(tmp_path, NOP)
+    out = subprocess.run(
+        f"'{sys.executable}' '{RNN}' {args} {redirection}",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert out.returncode == 0
+    assert out.stderr == ""
