@@ -1,0 +1,99 @@
+"""Training that is interrupted and started again, as a user and a job scheduler do it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.helpers import command, environment, write_config
+
+CONFIG = """
+import torch
+
+train = {"class": "Task12AXDataset", "num_seqs": 200}
+dev = {"class": "Task12AXDataset", "num_seqs": 10, "fixed_random_seed": 1}
+batch_size = 500
+max_seqs = 10
+num_workers_per_gpu = 1
+optimizer = {"class": "sgd"}
+learning_rate = 0.01
+learning_rate_file = "learning_rates"
+model = "models/epoch"
+num_epochs = 1000
+device = "cpu"
+log_verbosity = 4
+
+
+class Model(torch.nn.Module):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.linear = torch.nn.Linear(9, 2)
+
+
+get_model = Model
+
+
+def train_step(*, model, data, run_ctx, **kwargs):
+    logits = model.linear(data["data"])
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), data["classes"].long())
+    run_ctx.mark_as_loss(name="ce", loss=loss)
+"""
+
+
+def run_until(folder: Path, line_start: str, signum: signal.Signals) -> tuple[int, str, str]:
+    """Run; send the signal when a line starts so. :return: exit code, stdout, stderr"""
+    proc = subprocess.Popen(
+        command(["my.config"]),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert proc.stdout is not None
+    seen = []
+    for line in proc.stdout:
+        seen.append(line)
+        if line.startswith(line_start):
+            break
+    else:
+        raise AssertionError("".join(seen) + proc.communicate()[1])
+    with open(f"/proc/{proc.pid}/task/{proc.pid}/children") as f:
+        children = [int(pid) for pid in f.read().split()]
+    proc.send_signal(signum)
+    out, err = proc.communicate(timeout=100)
+    for pid in children:
+        assert not is_running(pid), f"child {pid} still runs"
+    return proc.returncode, "".join(seen) + out, err
+
+
+def is_running(pid: int) -> bool:
+    """:return: whether the process is there, and not only waiting to be collected by its new parent"""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_interrupt_terminate_and_go_on(tmp_path: Path) -> None:
+    write_config(tmp_path, CONFIG)
+    code, out, err = run_until(tmp_path, "start epoch 3 ", signal.SIGINT)
+    assert code == 1
+    assert out.splitlines()[-2:] == ["KeyboardInterrupt", "Quitting"]
+    assert err == ""
+    code, out, err = run_until(tmp_path, "start epoch 5 ", signal.SIGTERM)
+    assert code == 143
+    assert "resume after epoch 2 from models/epoch.002" in out
+    assert out.splitlines()[-1] == "Quitting"
+    assert err == ""
+    for name in os.listdir(tmp_path / "models"):
+        assert name.endswith(".pt"), f"left behind: {name}"
+    assert {"epoch.004.pt", "epoch.004.opt.pt"} <= set(os.listdir(tmp_path / "models"))
