@@ -338,13 +338,12 @@ class HDFDataset(CachedDataset):
         Nothing to do, data is read when asked for.
 
         :param start: seq idx
-        :param end: exclusive
+        :param end: exclusive; may exceed the number of sequences
         """
-        num_seqs = self._num_seqs_in_order
-        if not 0 <= start <= end <= num_seqs or start >= num_seqs:
-            if start == end and 0 <= start:
-                return
-            raise DatasetError(f"{self!r}: load_seqs({start}, {end}): expected 0 <= start <= end <= {num_seqs}.")
+        if not 0 <= start <= end or start > self._num_seqs_in_order:
+            raise DatasetError(
+                f"{self!r}: load_seqs({start}, {end}): expected 0 <= start <= end, start <= {self._num_seqs_in_order}."
+            )
 
     def _load_seqs(self, start: int, end: int) -> None:
         """Nothing to do."""

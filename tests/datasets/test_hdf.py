@@ -332,8 +332,10 @@ def test_bad_access_has_clear_errors(tmp_path: Path) -> None:
         dataset.get_data(0, "nokey")
     with pytest.raises(DatasetError, match="sequence 2 does not exist"):
         dataset.get_data(2, "data")
-    with pytest.raises(AssertionError):
-        dataset.load_seqs(1, 3)
+    dataset.load_seqs(1, 30)
+    for start, end in [(1, 0), (-1, 2), (3, 4)]:
+        with pytest.raises(AssertionError, match="load_seqs"):
+            dataset.load_seqs(start, end)
     with pytest.raises(DatasetError, match="corpus"):
         dataset.init_seq_order(epoch=1, seq_order=[5])
 

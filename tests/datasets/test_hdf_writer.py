@@ -358,6 +358,55 @@ def test_with_closes_also_after_an_error(tmp_path: Path) -> None:
     assert HDFDataset([str(tmp_path / "a.hdf")]).get_all_tags() == ["a"]
 
 
+def test_forgotten_close_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = SimpleHDFWriter(tmp_path / "a.hdf", dim=1)
+    writer.insert_batch(np.zeros((2, 1, 1)), [1, 1], ["a", "b"])
+    del writer
+    assert "a.hdf' was not closed, its 2 sequences are lost" in capsys.readouterr().err
+
+
+def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk is full; also with the close of a "with" block afterwards."""
+
+    def _fail(*_args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataFileError, match=r"a.hdf.*No space left.*free space"):
+        with SimpleHDFWriter(tmp_path / "a.hdf", dim=1) as writer:
+            writer.insert_batch(np.zeros((2, 1, 1)), [1, 1], ["a", "b"])
+            monkeypatch.setattr("returnn.datasets._hdf.growing.GrowingDataset.flush", _fail)
+    assert not os.listdir(tmp_path)
+
+
+def test_interrupt_within_insert_batch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _interrupt(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(DataFileError, match=r"a.hdf.*inconsistent"):
+        with SimpleHDFWriter(tmp_path / "a.hdf", dim=1) as writer:
+            writer.insert_batch(np.zeros((2, 1, 1)), [1, 1], ["a", "b"])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("returnn.datasets._hdf.simple_writer._own", lambda frames, dtype: frames)
+                patch.setattr(writer, "_rows", type("Rows", (list,), {"append": _interrupt})(writer._rows))
+                try:
+                    writer.insert_batch(np.zeros((1, 1, 1)), [1], ["c"])
+                except KeyboardInterrupt:
+                    pass
+    assert not os.listdir(tmp_path)
+
+
+def test_torch_tensors(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    with SimpleHDFWriter(tmp_path / "a.hdf", dim=2) as writer:
+        inputs = torch.arange(8.0, requires_grad=True).reshape(2, 2, 2).to(torch.bfloat16)
+        writer.insert_batch(inputs, torch.tensor([2, 1]), ["a", "b"], extra={"x": torch.tensor([[1], [2]])})
+    dataset = HDFDataset([str(tmp_path / "a.hdf")])
+    dataset.init_seq_order(epoch=1)
+    seqs = iterate(dataset)
+    assert [seq["data"]["data"].tolist() for seq in seqs] == [[[0, 1], [2, 3]], [[4, 5]]]
+    assert [seq["data"]["x"].tolist() for seq in seqs] == [[1], [2]]
+
+
 def test_caller_may_reuse_the_array(tmp_path: Path) -> None:
     array = np.zeros((1, 2), dtype="int32")
     with SimpleHDFWriter(tmp_path / "a.hdf", dim=None) as writer:

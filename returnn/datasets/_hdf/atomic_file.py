@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import weakref
 
 import h5py
@@ -52,7 +53,9 @@ class AtomicHdfFile:
             raise DataFileError(
                 describe(f"Cannot write HDF file {filename!r} ({type(exc).__name__}: {exc})", todo=todo)
             ) from exc
-        self._finalizer = weakref.finalize(self, _discard, self.file, self.tmp_filename, os.getpid())
+        #: Shown if the object goes away without publish or discard. One entry at most.
+        self.loss_warning: list[str] = []
+        self._finalizer = weakref.finalize(self, _discard, self.file, self.tmp_filename, os.getpid(), self.loss_warning)
 
     @property
     def is_open(self) -> bool:
@@ -73,13 +76,16 @@ class AtomicHdfFile:
 
     def discard(self) -> None:
         """Remove the temporary file. No-op after publish."""
+        self.loss_warning.clear()
         self._finalizer()
 
 
-def _discard(h5_file: h5py.File, tmp_filename: str, pid: int) -> None:
+def _discard(h5_file: h5py.File, tmp_filename: str, pid: int, loss_warning: list[str]) -> None:
     if os.getpid() != pid:
         # A forked child: the file belongs to the parent.
         return
+    for text in loss_warning:
+        print(text, file=sys.stderr)
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         if h5_file.id.valid:
             h5_file.close()

@@ -61,6 +61,8 @@ def to_numpy(value: Any) -> np.ndarray:
         if hasattr(value, "detach"):
             # A torch tensor: it may need a gradient, or be on another device.
             value = value.detach().cpu()
+            if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
+                value = value.float()
         array = np.asarray(value)
     if array.dtype.kind in "US":
         array = array.astype(object)

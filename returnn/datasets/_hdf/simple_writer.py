@@ -12,6 +12,7 @@ import numpy as np
 
 from returnn.datasets._hdf.atomic_file import AtomicHdfFile
 from returnn.datasets._hdf.batch_to_frames import MainData, StreamData, extra_to_frames, main_to_frames
+from returnn.datasets._hdf.file_index import read_file_index
 from returnn.datasets._hdf.format import (
     DUMMY_LABEL,
     HDF_INPUT_PATT_SIZE_KEY,
@@ -148,6 +149,9 @@ class SimpleHDFWriter:
         self._num_pending_seqs += main.num_seqs
         self._num_seqs += main.num_seqs
         self._num_timesteps += len(frames)
+        self._atomic.loss_warning[:] = [
+            f"Warning: {self._where} was not closed, its {self._num_seqs} sequences are lost. Call close()."
+        ]
         pending_bytes = self._inputs.pending_bytes + sum(dataset.pending_bytes for dataset in self._extras.values())
         if pending_bytes >= _MAX_PENDING_BYTES or self._num_pending_seqs >= _MAX_PENDING_SEQS:
             self._flush()
@@ -169,6 +173,13 @@ class SimpleHDFWriter:
                 )
             )
         self._flush()
+        if self._num_seqs:
+            # An interrupt (Ctrl-C) may have come in the middle of insert_batch.
+            try:
+                read_file_index(self._atomic.file, self.filename)
+            except DataFileError:
+                self._atomic.discard()
+                raise
         self._atomic.publish()
 
     def discard(self) -> None:
@@ -391,6 +402,21 @@ class SimpleHDFWriter:
         return GrowingDataset(data, key, dtype, frame_shape)
 
     def _flush(self) -> None:
+        """:raises DataFileError: e.g. if the disk is full. Then the file is given up, as it may be inconsistent"""
+        try:
+            self._write_pending()
+        except BaseException as exc:
+            self._atomic.discard()
+            if not isinstance(exc, (OSError, ValueError, RuntimeError)):
+                raise
+            raise DataFileError(
+                describe(
+                    f"Cannot write HDF file {self.filename!r} ({type(exc).__name__}: {exc})",
+                    todo="Check the free space of the disk; no file was left",
+                )
+            ) from exc
+
+    def _write_pending(self) -> None:
         h5_file = self._atomic.file
         num_columns = max(1 + len(self._extras), 2)
         num_new = self._num_pending_seqs
