@@ -120,7 +120,20 @@ def options_without_effect(config: Config, task: str) -> list[str]:
         option = lookup(name)
         if option is not None and option.status == "supported" and option.tasks and task not in option.tasks:
             names.append(name)
+    if task == "forward":
+        names = [name for name in names if name != _dataset_of_forward(config)]
     return sorted(names)
+
+
+def _dataset_of_forward(config: Config) -> str | None:
+    """:return: option which holds the dataset of the task forward, if it is not the option forward itself"""
+    given = [config.typed_dict.get(n, config.dict.get(n)) for n in ("forward", "forward_data")]
+    value = next((v for v in given if v is not None), "eval")
+    if isinstance(value, list) and len(value) == 1:  # untyped, from the command line
+        value = value[0]
+    if not isinstance(value, str):
+        return None
+    return value if value in ("train", "dev", "eval") else "eval_datasets"
 
 
 def unread_options(config: Config, task: str) -> list[str]:

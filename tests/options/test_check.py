@@ -132,6 +132,22 @@ def test_options_of_other_tasks_are_named(tmp_path: Path, capsys: pytest.Capture
     assert "Options without effect in the task forward: gradient_clip, train\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "text, args, expected",
+    [
+        ("forward_data = 'train'\n", (), ["dev", "eval"]),
+        ("forward = 'devtrain'\n", (), ["dev", "eval", "train"]),
+        ("", ("++forward_data", "dev"), ["eval", "train"]),
+        ("", (), ["dev", "train"]),
+    ],
+)
+def test_dataset_that_forward_uses_has_an_effect(
+    text: str, args: tuple[str, ...], expected: list[str], tmp_path: Path
+) -> None:
+    config = load(tmp_path, "train = dev = eval = {'class': 'X'}\n" + text, args)
+    assert options_without_effect(config, "forward") == expected
+
+
 def test_unread_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load(tmp_path, "random_seed = 3\nbatch_size = 10\ndevice = 'cpu'\n", ("++max_seqs", "3"))
     find_problems(config)  # looking is no use of the options
