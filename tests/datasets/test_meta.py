@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.cached2 import CachedDataset2
-from returnn.datasets.hdf import HDFDataset, SimpleHDFWriter
+from returnn.datasets.hdf import HDFDataset, HDFDatasetWriter, SimpleHDFWriter
 from returnn.datasets.meta import MetaDataset
 from returnn.errors import DatasetError
 
@@ -296,3 +297,64 @@ def test_access_before_order_is_a_clear_error() -> None:
     dataset.init_seq_order(epoch=1)
     with pytest.raises(DatasetError, match="No such data key.*'x'"):
         dataset.get_data_dtype("x")
+
+
+def test_seq_list_file_forms(tmp_path: Path) -> None:
+    lists = pickle.loads((GOLDEN / "seq_list.pkl").read_bytes())
+    opts = _opts(seq_ordering="random")
+    opts["datasets"]["lab"] = {"class": "HDFDataset", "files": [LAB_LINE]}
+    expected = None
+    path = tmp_path / "list.pkl.gz"
+    path.write_bytes(gzip.compress(pickle.dumps(lists)))
+    (tmp_path / "feat.txt").write_text("\n".join(lists["feat"]))
+    (tmp_path / "lab.pkl").write_bytes(pickle.dumps(lists["lab"]))
+    for form in [str(GOLDEN / "seq_list.pkl"), path, {"feat": tmp_path / "feat.txt", "lab": str(tmp_path / "lab.pkl")}]:
+        dataset = init_dataset({**opts, "seq_list_file": form})
+        dataset.init_seq_order(epoch=1)
+        seqs = [(seq["tag"], seq["data"]["classes"].tolist()) for seq in _iterate(dataset)]
+        assert expected is None or seqs == expected
+        expected = seqs
+    # A list may select sequences.
+    (tmp_path / "some.pkl").write_bytes(pickle.dumps({key: tags[3:5] for key, tags in lists.items()}))
+    dataset = init_dataset({**opts, "seq_ordering": "default", "seq_list_file": str(tmp_path / "some.pkl")})
+    dataset.init_seq_order(epoch=1)
+    assert [seq["tag"] for seq in _iterate(dataset)] == lists["feat"][3:5]
+    for content, words in [
+        ({"feat": ["a"], "lab": ["b", "c"]}, "different lengths"),
+        ({"feat": ["a"]}, "missing lab"),
+        (7, "wrong form"),
+        ([b"a"], "wrong form"),
+        ({"feat": [1], "lab": [2]}, "wrong form"),
+        ([print], "print"),
+    ]:
+        (tmp_path / "bad.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(DatasetError, match=words):
+            init_dataset({**opts, "seq_list_file": str(tmp_path / "bad.pkl")})
+
+
+def test_seq_lens_file_gives_lengths_and_misses_are_named(tmp_path: Path) -> None:
+    lens = json.loads((GOLDEN / "seq_lens.json").read_text())
+    dataset = init_dataset(_opts(seq_lens_file="seq_lens.json", seq_ordering="sorted"))
+    dataset.init_seq_order(epoch=1)
+    got = [dataset.get_seq_length(i)["data"] for i in range(dataset.num_seqs)]
+    assert got == sorted(got) == [lens[dataset.get_tag(i)]["data"] for i in range(dataset.num_seqs)]
+    del lens["corp/r0/s3"]
+    (tmp_path / "lens.json").write_text(json.dumps(lens))
+    dataset = init_dataset(_opts(seq_lens_file=str(tmp_path / "lens.json"), seq_ordering="sorted"))
+    with pytest.raises(DatasetError, match=r"lens.json.*'corp/r0/s3'"):
+        dataset.init_seq_order(epoch=1)
+
+
+def test_dump_to_hdf(tmp_path: Path) -> None:
+    """num_inputs of a MetaDataset is 0, the file has the dim of the stream."""
+    dataset = init_dataset({**_opts(), "data_map": {"data": ("lab", "data"), "dense": ("feat", "data")}})
+    with HDFDatasetWriter(tmp_path / "a.hdf") as writer:
+        writer.dump_from_dataset(dataset, use_progress_bar=False)
+    copy = HDFDataset([str(tmp_path / "a.hdf")])
+    assert (copy.get_data_dim("data"), copy.is_data_sparse("data"), copy.get_data_dim("dense")) == (11, True, 3)
+    copy.init_seq_order(epoch=1)
+    dataset.init_seq_order(epoch=1)
+    for a, b in zip(_iterate(copy), _iterate(dataset), strict=True):
+        assert (a["tag"], a["lens"]) == (b["tag"], b["lens"])
+        for key in ("data", "dense"):
+            np.testing.assert_array_equal(a["data"][key], b["data"][key])
