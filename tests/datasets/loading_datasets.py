@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -174,3 +175,32 @@ class Unpicklable:
 
     def __reduce__(self) -> Any:  # Any: never returns
         raise TypeError("cannot pickle this thing")
+
+
+def _child(conn: Any) -> None:
+    conn.send(os.getpid())
+    conn.recv()
+
+
+class NestedProcessDataset(PerSeqDataset):
+    """Has a child process, whose id is its data."""
+
+    def init_seq_order(
+        self, epoch: int | None = None, seq_list: Sequence[str] | None = None, seq_order: Any = None
+    ) -> bool:
+        """Start the child."""
+        super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
+        context = multiprocessing.get_context("forkserver")
+        self.conn, child_conn = context.Pipe()
+        self.process = context.Process(target=_child, args=(child_conn,), daemon=True)
+        self.process.start()
+        self.pid = self.conn.recv()
+        return True
+
+    def get_data_keys(self) -> list[str]:
+        """:return: keys"""
+        return ["data"]
+
+    def get_data(self, seq_idx: int, key: str) -> numpy.ndarray:
+        """:return: the process id"""
+        return numpy.array([self.pid])

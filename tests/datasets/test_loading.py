@@ -171,7 +171,7 @@ def test_long_order_is_planned_in_segments(monkeypatch: pytest.MonkeyPatch) -> N
     lens = [i % 7 + 1 for i in range(50)]
     batching = BatchingOptions(batch_size=20, max_seq_length=6, drop_last=True, packed_batch_size=18)
     expected, _ = _batches(PerSeqDataset(lens), batching)
-    monkeypatch.setattr("returnn.datasets._loading.bulk.SEGMENT_SEQS", 3)
+    monkeypatch.setattr("returnn.datasets._loading.plan.SEGMENT_SEQS", 3)
     assert_same_batches(_batches(BulkDataset(lens), batching)[0], expected)
 
 

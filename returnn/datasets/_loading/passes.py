@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from returnn.datasets._loading.bulk import iter_blocks_bulk, probe_bulk
+from returnn.datasets._loading.bulk import iter_blocks_bulk
 from returnn.datasets._loading.per_seq import iter_blocks_per_seq
+from returnn.datasets._loading.plan import probe_bulk
 from returnn.datasets._loading.source import Alloc, Block, PassContext
 
 __all__ = ["iter_blocks"]

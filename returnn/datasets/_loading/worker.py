@@ -62,6 +62,8 @@ def _watch_parent(parent_pid: int) -> None:
             except PermissionError:
                 gone = False
         if gone:
+            for child in multiprocessing.active_children():  # of user code; nobody else ends them
+                child.terminate()
             os._exit(1)
 
 
@@ -249,8 +251,4 @@ def worker_main(
     except pickle.PicklingError as exc:
         conn.send(("error", None, RemoteError.from_exception(exc, where="the dataset")))
     finally:
-        # No waiting for threads of user code or for nested processes: those watch us as we watch our parent.
-        sys.stdout.flush()
-        sys.stderr.flush()
         conn.close()
-        os._exit(0)

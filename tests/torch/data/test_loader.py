@@ -27,6 +27,7 @@ from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from tests.datasets.loading_datasets import (
     BulkDataset,
     FailsInWorker,
+    NestedProcessDataset,
     OptionErrorDataset,
     PerSeqDataset,
     RandomDataset,
@@ -393,6 +394,18 @@ def test_close_ends_processes(make_loader: MakeLoader) -> None:
     loader = make_loader(BulkDataset(LENS), 1, persistent=False)
     list(loader)
     assert loader._pool is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True])
+def test_workers_may_have_children(kill: bool, make_loader: MakeLoader) -> None:
+    loader = make_loader(NestedProcessDataset(LENS), 1)
+    pid = next(iter(loader))["data"][0, 0].item()
+    assert _is_running(pid)
+    if kill:
+        os.kill(_pids(loader)[0], signal.SIGKILL)
+    loader.close()
+    assert _wait_until(lambda: not _is_running(pid))
 
 
 @pytest.mark.slow
