@@ -29,7 +29,7 @@ from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint, optimizer_filename
-from returnn.engine.report import PassReport, format_losses, step_line, with_first_batch_notice
+from returnn.engine.report import PassReport, format_losses
 from returnn.errors import CheckpointError, DatasetError, NonFiniteLossError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import Loss, RunCtx, init_forward_step_run_ctx, init_train_step_run_ctx
@@ -39,27 +39,32 @@ from returnn.options.checkpoint import CheckpointOptions
 from returnn.options.loader import LoaderOptions
 from returnn.options.model import ModelOptions
 from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
-from returnn.options.training import EngineOptions, ForwardOutputOptions
+from returnn.options.training import EngineOptions
 from returnn.torch.context import get_run_ctx
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
-from returnn.torch.device import choose_device, device_memory_text, move_to_device
+from returnn.torch.device import choose_device, move_to_device
 from returnn.torch.errors_context import error_context
-from returnn.torch.forward_output import HdfOutputWriter
+from returnn.torch.forward_sink import ForwardSink
+from returnn.torch.messages import no_data_text, nonfinite_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
 from returnn.torch.optim.factory import check_optimizer_options
 from returnn.torch.precision import Autocast, FullPrecision, Precision
 from returnn.torch.restart import RestartState, isolated_rng, missing_evals
-from returnn.torch.start_report import print_start
+from returnn.torch.start_report import print_scores_stored, print_start
+from returnn.torch.step_reports import StepReports
 from returnn.torch.updater import Updater
 from returnn.torch.user_functions import UserFunction
 
-__all__ = ["Engine", "ForwardCallbackIface"]
+__all__ = ["Engine", "ForwardCallbackIface", "TrainCtx"]
+
+#: Name of the run context in the oldest versions; client code has it in annotations.
+TrainCtx = RunCtx
 
 #: One raw batch: torch tensors and lists by key.
 RawBatch = dict[str, Any]
 
 
-class Engine(EngineBase):
+class Engine(StepReports, EngineBase):
     """Trains, evaluates and forwards a torch module. One instance per process."""
 
     FILE_POSTFIX = ".pt"
@@ -91,7 +96,6 @@ class Engine(EngineBase):
         self._precision: Precision = FullPrecision()
         self._forward_epoch: int | None = None
         self._restart = RestartState()
-        self.time_since_last_step: float | None = None
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -347,20 +351,8 @@ class Engine(EngineBase):
         if not bad:
             return True
         if self._options.stop_on_nonfinite_train_score:
-            raise NonFiniteLossError(self._nonfinite_text(self._train_step, bad, data))
+            raise NonFiniteLossError(nonfinite_text(self.epoch, self._train_step, bad, data))
         return False
-
-    def _nonfinite_text(self, step: int, losses: Mapping[str, float], data: RawBatch | None = None) -> str:
-        text = f"Inf/nan loss in epoch {self.epoch}, step {step}."
-        if losses:
-            text += " Losses: " + ", ".join(f"{k} {v}" for k, v in losses.items()) + "."
-        if data is not None and "seq_tag" in data:
-            tags = list(data["seq_tag"])
-            text += f" Sequences: {', '.join(map(str, tags[:10]))}{' ...' if len(tags) > 10 else ''}."
-        return text + (
-            " The weights were not changed by this step. Look at these sequences, lower the learning rate or clip "
-            "gradients; stop_on_nonfinite_train_score = False skips such steps."
-        )
 
     def _check_nonfinite_train_score(
         self, scores: Mapping[str, float], accumulated_scores: Mapping[str, float] | None = None
@@ -373,12 +365,13 @@ class Engine(EngineBase):
         del accumulated_scores
         bad = {k: v for k, v in scores.items() if not math.isfinite(v)}
         if bad and self._options.stop_on_nonfinite_train_score:
-            print(self._nonfinite_text(self._train_step, bad), file=log.v1)
-            raise NonFiniteLossError(self._nonfinite_text(self._train_step, bad))
+            text = nonfinite_text(self.epoch, self._train_step, bad)
+            print(text, file=log.v1)
+            raise NonFiniteLossError(text)
 
     def _check_accumulated(self, losses: LossAccumulator) -> None:
         if losses.nonfinite_steps and self._options.stop_on_nonfinite_train_score:
-            raise NonFiniteLossError(self._nonfinite_text(losses.nonfinite_steps[0], {}))
+            raise NonFiniteLossError(nonfinite_text(self.epoch, losses.nonfinite_steps[0], {}))
 
     def _store_scores(self, scores: Mapping[str, float]) -> None:
         assert self.learning_rate_control is not None
@@ -394,15 +387,22 @@ class Engine(EngineBase):
 
         :param skip_already_evaluated: leave out those that have scores of this epoch
         """
-        assert self._model is not None
-        self._model.eval()
-        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
+        names = []
         for name, loader in self._eval_dataloaders.items():
             if skip_already_evaluated and self._is_dataset_evaluated(name):
                 loader.consume_rng()
-                continue
-            scores = self._eval_dataset(name, loader)
+            else:
+                names.append(name)
+        for name, scores in self._iter_eval_scores(names):
             self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
+
+    def _iter_eval_scores(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
+        """:return: per eval dataset its name and the score by loss name"""
+        assert self._model is not None
+        self._model.eval()
+        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
+        for name in names:
+            yield name, self._eval_dataset(name, self._eval_dataloaders[name])
 
     def _eval_dataset(self, name: str, loader: Loader) -> dict[str, float]:
         """:return: score by loss name"""
@@ -423,41 +423,36 @@ class Engine(EngineBase):
         print(f"Finished evaluating {name} in {time.time() - start:.3}s", file=log.v3)
         return losses.means()
 
-    def eval_task(self) -> None:
+    def init_eval_task(self) -> StartPoint:
         """
-        The task ``eval``: evaluate the checkpoint of option ``load``, or the newest one, on all eval datasets;
-        print the scores, and store them if the checkpoint is one of this training.
+        Prepare the task ``eval``: eval datasets, and the model of option ``load`` or of the newest checkpoint.
+
+        :return: which checkpoint it is
         """
         functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"))
+        assert functions.train_step is not None
         self.init_eval()
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
         start = self.get_start_point(self.config)
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
         self._set_precision()
-        assert functions.train_step is not None and self._model is not None
         self._train_step_func = UserFunction(functions.train_step)
-        self.epoch = self._forward_epoch or 0
-        self._epoch_mp_shared.value = self.epoch
-        self._model.eval()
-        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
+        self.epoch = self._epoch_mp_shared.value = self._forward_epoch or 0
+        return start
+
+    def eval_task(self) -> None:
+        """The task ``eval``: print the scores, and store them if the checkpoint is one of this training."""
+        start = self.init_eval_task()
         own = start.is_own_model and self.epoch > 0
         try:
-            for name, loader in self._eval_dataloaders.items():
-                scores = self._eval_dataset(name, loader)
+            for name, scores in self._iter_eval_scores(list(self._eval_dataloaders)):
                 print(f"Epoch {self.epoch} evaluation: {name}: {format_losses(scores)}", file=log.v1)
                 if own:
                     self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
         finally:
             self.close_loaders()
-        assert self.learning_rate_control is not None
-        if own and self.learning_rate_control.filename:
-            print(f"Scores stored in {self.learning_rate_control.filename}", file=log.v2)
-        else:
-            print(
-                "Scores not stored: the checkpoint is not one of option model, or there is no learning_rate_file.",
-                file=log.v3,
-            )
+        print_scores_stored(own, self.learning_rate_control)
 
     def _check_epoch_missing_eval(self) -> None:
         """
@@ -484,10 +479,7 @@ class Engine(EngineBase):
             self.learning_rate_control, last_epoch=last_epoch, eval_names=list(self._eval_dataloaders)
         )
         if missing:
-            print(
-                f"Last epoch model not yet evaluated on {', '.join(missing)}. Doing that now.",
-                file=log.v3,
-            )
+            print(f"Last epoch model not yet evaluated on {', '.join(missing)}. Doing that now.", file=log.v3)
             self.eval_model(skip_already_evaluated=True)
         elif known:
             for eval_loader in self._eval_dataloaders.values():
@@ -498,44 +490,26 @@ class Engine(EngineBase):
     def forward(self) -> None:
         """Run forward_step over the forward dataset; hooks before and after share the run context with the steps."""
         assert self._model is not None and self._forward_dataloader is not None
-        model_options = ModelOptions.from_config(self.config)
-        hooks = {
-            name: UserFunction(func, random_arg="__random_arg_%i")
-            for name in ("forward_init_hook", "forward_finish_hook")
-            if (func := getattr(model_options, name)) is not None
-        }
+        sink = ForwardSink.from_config(self.config)
         self._model.eval()
         self.epoch = self._forward_epoch or 0
         init_forward_step_run_ctx(device=self._device, engine=self, epoch=self._forward_epoch, step=self._train_step)
         run_ctx = get_run_ctx()
         print("Start Forwarding", file=log.v3)
-        output_opts = ForwardOutputOptions.from_config(self.config)
-        writer = None
-        if "forward_finish_hook" not in hooks:
-            writer = HdfOutputWriter(output_opts.output_file, override=output_opts.override)
         start = time.time()
         num_steps = 0
         try:
-            with torch.no_grad(), self._pass_report("forward", self._forward_dataloader) as report:
-                if "forward_init_hook" in hooks:
-                    hooks["forward_init_hook"](run_ctx)
+            with torch.no_grad(), sink, self._pass_report("forward", self._forward_dataloader) as report:
+                sink.init(run_ctx)
                 for step_idx, (data, _) in enumerate(self._steps(iter(self._forward_dataloader), name="forward")):
                     step_start = time.time()
                     self.run_forward_step(data, run_ctx)
-                    if writer is not None and run_ctx.outputs.data:
-                        writer.write(run_ctx.outputs, data["seq_tag"])
+                    sink.write(run_ctx, data)
                     self._report_step(report, step_idx, step_start, None, None)
                     num_steps += 1
                 if not num_steps:
-                    raise DatasetError(self._no_data_text("forward", self._forward_dataloader))
-                if "forward_finish_hook" in hooks:
-                    hooks["forward_finish_hook"](run_ctx)
-                elif writer is not None:
-                    writer.close()
-        except BaseException:
-            if writer is not None:
-                writer.abort()
-            raise
+                    raise DatasetError(no_data_text("forward", self._forward_dataloader, epoch=self.epoch))
+                sink.finish(run_ctx)
         finally:
             self.close_loaders()
         summary = report.summary()
@@ -591,79 +565,7 @@ class Engine(EngineBase):
             return None
         return self.get_epoch_model_filename()
 
-    # ---- steps and reports ------------------------------------------------------------------------------------------
-
-    def _steps(self, batches: Iterable[RawBatch], *, name: str) -> Iterator[tuple[RawBatch, RunCtx]]:
-        """:return: batches, each with the run context at the start of its step"""
-        run_ctx = get_run_ctx()
-        for data in with_first_batch_notice(iter(batches), what=name):
-            run_ctx.init_step(self._train_step)
-            yield data, run_ctx
-
-    def _pass_report(self, what: str, loader: Loader) -> PassReport:
-        self.time_since_last_step = None
-        epoch = self._forward_epoch if what == "forward" else self.epoch
-        return PassReport(f"{what} epoch {epoch}", loader)
-
-    def _report_step(
-        self,
-        report: PassReport,
-        step: int,
-        step_start: float,
-        total_loss: torch.Tensor | None,
-        losses: LossAccumulator | None,
-    ) -> None:
-        if not report.wants_numbers:
-            report.step(None)
-            return
-        means = losses.last_step().means() if losses is not None else None
-        if losses is not None:
-            self._check_accumulated(losses)
-        report.step(means)
-        if log.verbose and log.verbose[5]:
-            self.print_step_info(report.prefix, step, step_start, total_loss, means, report=report)
-
-    def print_step_info(
-        self,
-        report_prefix: str,
-        step: int,
-        step_start_time: float,
-        total_loss: torch.Tensor | float | None = None,
-        loss_dict: Mapping[str, float] | None = None,
-        *,
-        report: PassReport | None = None,
-    ) -> None:
-        """
-        Log the step line (v5).
-
-        :param report_prefix: e.g. "train epoch 1"
-        :param step: within the epoch
-        :param step_start_time: time.time() at its start
-        :param total_loss: optimised value
-        :param loss_dict: value / norm factor by name
-        :param report: progress of the pass
-        """
-        now = time.time()
-        since = None if self.time_since_last_step is None else now - self.time_since_last_step
-        self.time_since_last_step = now
-        line = step_line(
-            report_prefix,
-            step,
-            step_secs=now - step_start_time,
-            secs_since_last_line=since,
-            device_memory=device_memory_text(self._device),
-            total_loss=total_loss.item() if isinstance(total_loss, torch.Tensor) else total_loss,
-            losses=loss_dict,
-        )
-        if report is not None:
-            report.line(line)
-        else:
-            print(line, file=log.v5)
-
-    @staticmethod
-    def format_loss_dict(loss_dict: Mapping[str, float]) -> str:
-        """:return: the losses as in the step line"""
-        return format_losses(loss_dict)
+    # ---- ends of passes ---------------------------------------------------------------------------------------------
 
     def _finish_pass(self, report: PassReport, losses: LossAccumulator, *, name: str) -> None:
         """
@@ -671,23 +573,10 @@ class Engine(EngineBase):
         """
         loader = self._train_dataloader if name == "train" else self._eval_dataloaders.get(name)
         if not losses.num_steps:
-            raise DatasetError(self._no_data_text(name, loader))
+            raise DatasetError(no_data_text(name, loader, epoch=self.epoch))
         summary = report.summary()
         if summary:
             print(summary, file=log.v3)
-
-    def _no_data_text(self, name: str, loader: Loader | None) -> str:
-        dropped = loader.stats.dropped_text() if loader is not None and hasattr(loader, "stats") else None
-        text = f"No data in dataset {name!r}. " if name != "forward" else "No data in forward dataset. "
-        if dropped:
-            return (
-                text
-                + f"All sequences were dropped ({dropped}). Check min_seq_length, max_seq_length, chunking and batch_drop_last."
-            )
-        return (
-            text
-            + f"It has no sequences in epoch {self.epoch}. Check its files, seq_list_filter_file and partition_epoch."
-        )
 
     def close_loaders(self) -> None:
         """End all worker processes."""

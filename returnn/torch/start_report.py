@@ -1,4 +1,4 @@
-"""The block that says at the start what will happen."""
+"""Lines that say at the start what will happen, and after an evaluation where the scores are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from returnn.engine.model_files import StartPoint
 from returnn.learning_rate_control import LearningRateControl
 from returnn.log import log
 
-__all__ = ["print_start"]
+__all__ = ["print_scores_stored", "print_start"]
 
 _KINDS = {
     "fresh": "Start: fresh, with random parameters",
@@ -34,3 +34,17 @@ def print_start(start: StartPoint, *, final_epoch: int | None, lr_control: Learn
         print(f"  {note}", file=log.v2)
     if final_epoch is not None and lr_control is not None:
         print(f"  Learning rates: {lr_control.describe()}", file=log.v3)
+
+
+def print_scores_stored(own_model: bool, lr_control: LearningRateControl | None) -> None:
+    """
+    :param own_model: whether the evaluated checkpoint is one of this training
+    :param lr_control: keeps the scores
+    """
+    if own_model and lr_control is not None and lr_control.filename:
+        print(f"Scores stored in {lr_control.filename}", file=log.v2)
+    else:
+        print(
+            "Scores not stored: the checkpoint is not one of option model, or there is no learning_rate_file.",
+            file=log.v3,
+        )
