@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy
 import pytest
 
 from returnn._state import process_state_ctx, state
@@ -216,3 +218,121 @@ def test_object_that_cannot_be_pickled() -> None:
         pytest.raises(ConfigError, match="TextIOWrapper cannot be sent to a worker process"),
     ):
         dumps_for_worker(io.TextIOWrapper(io.BytesIO()))
+
+
+_MANY_KINDS = """\
+#!rnn.py
+import abc, enum, typing, dataclasses, functools, logging, re, collections, contextlib, sys, os
+import numpy as np
+logger = logging.getLogger("x")
+regex = re.compile("a+")
+rng = np.random.RandomState(3)
+dtype = np.float32
+class Ab(abc.ABC):
+    @abc.abstractmethod
+    def f(self): ...
+    @property
+    @abc.abstractmethod
+    def p(self): ...
+class Impl(Ab):
+    def f(self): return 1
+    @property
+    def p(self): return 2
+class Hook:
+    subs = []
+    def __init_subclass__(cls, tag=None, **kw):
+        super().__init_subclass__(**kw)
+        Hook.subs.append(cls.__name__)
+class Sub(Hook, tag="t"): pass
+class Meta(type):
+    def __new__(mcs, name, bases, ns, **kw):
+        ns["added"] = 1
+        return super().__new__(mcs, name, bases, ns)
+class M(metaclass=Meta):
+    def me(self): return self.added
+class Color(enum.IntEnum):
+    R = 1
+    G = 2
+class Fl(enum.Flag):
+    A = enum.auto()
+    B = enum.auto()
+class TD(typing.TypedDict, total=False):
+    a: int
+class P(typing.Protocol):
+    def f(self) -> int: ...
+Nt = collections.namedtuple("Nt", "a b")
+@contextlib.contextmanager
+def ctx():
+    yield 5
+def gen():
+    for i in range(3): yield i
+@dataclasses.dataclass
+class Dc:
+    x: int = 3
+    y: list = dataclasses.field(default_factory=list, metadata={"k": 1})
+    c: typing.ClassVar[int] = 3
+    @functools.cached_property
+    def z(self): return self.x
+@dataclasses.dataclass(slots=True)
+class Ds:
+    x: int = 3
+class Err(ValueError):
+    def __init__(self, a): super().__init__(a); self.a = a
+err = Err(3)
+class Desc:
+    def __set_name__(self, owner, name): self.name = name
+    def __get__(self, obj, owner=None): return self.name
+class UsesDesc:
+    d = Desc()
+class Outer:
+    class Inner:
+        v = 7
+    inner = Inner()
+    def m(self): return Outer.Inner.v
+@functools.wraps(gen)
+def wrapped(): return list(gen())
+@functools.singledispatch
+def sd(x): return "base"
+def deco(f):
+    @functools.wraps(f)
+    def inner(*a, **k): return f(*a, **k) + 1
+    return inner
+@deco
+def decorated(x): return x
+train = {"class": "StaticDataset", "func": decorated}
+fileh = sys.stdout
+"""
+
+
+def test_many_kinds_of_definitions() -> None:
+    config = Config()
+    config.load_file(io.StringIO(_MANY_KINDS))
+    for _ in range(2):
+        with global_config_ctx(config):
+            data = dumps_for_worker(config.typed_dict["train"])
+        with process_state_ctx(global_config=None):
+            train = loads_in_worker(data)
+            config = state.global_config  # type: ignore[assignment]
+        d = config.typed_dict
+        bad = {key for key, value in d.items() if type(value).__name__ == "NotPicklable"}
+        assert bad == {"fileh", "sd"}
+        assert train["func"](1) == 2 and train["func"] is d["decorated"]
+        impl = d["Impl"]()
+        assert impl.f() == 1 and impl.p == 2 and isinstance(impl, d["Ab"])
+        with pytest.raises(TypeError, match="abstract"):
+            d["Ab"]()
+        assert d["Hook"].subs == ["Sub"] and d["M"]().me() == 1 and type(d["M"]) is d["Meta"]
+        assert d["Color"](1) is d["Color"].R and d["Color"].G == 2 and (d["Fl"].A | d["Fl"].B).value == 3
+        assert d["TD"](a=1) == {"a": 1} and d["Nt"](1, 2).b == 2
+        with d["ctx"]() as value:
+            assert value == 5
+        assert list(d["gen"]()) == [0, 1, 2] == d["wrapped"]()
+        assert (
+            repr(d["Dc"]()) == "Dc(x=3, y=[])"
+            and d["Dc"](5).z == 5
+            and [f.name for f in dataclasses.fields(d["Dc"])] == ["x", "y"]
+        )
+        assert not hasattr(d["Ds"](), "__dict__") and d["Ds"](4).x == 4
+        assert d["err"].a == 3 and isinstance(d["err"], d["Err"]) and d["UsesDesc"]().d == "d"
+        assert d["Outer"]().m() == 7 and d["Outer"].inner.v == 7
+        assert d["regex"].match("aa") and d["logger"].name == "x" and d["dtype"] is numpy.float32

@@ -7,6 +7,8 @@ The namespace of the config and the Config itself are references inside the pick
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -17,7 +19,7 @@ import pickle
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from returnn._config.files import CONFIG_MODULE_NAME
@@ -356,8 +358,30 @@ def _set_cell(cell: types.CellType, contents: tuple[Any, ...]) -> None:
 
 
 def _make_class(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
-    # Without the content of the class body, which may refer to the class; that is set afterwards.
-    return types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+    """
+    Without the content of the class body, which may refer to the class; that is set afterwards. So nothing that user code
+    does at class creation (metaclass, __init_subclass__) runs a second time: its results are part of the content.
+    """
+    new = abc.ABCMeta.__new__ if issubclass(metaclass, abc.ABCMeta) else type.__new__
+    with _without_init_subclass(bases):
+        cls: type = new(metaclass, name, bases, namespace)  # type: ignore[call-overload]
+    return cls
+
+
+@contextlib.contextmanager
+def _without_init_subclass(bases: tuple[type, ...]) -> Iterator[None]:
+    definers = [cls for base in bases for cls in base.__mro__ if "__init_subclass__" in vars(cls)]
+    definer = definers[0] if definers else object
+    # That of typing.Generic is needed, and builtin types cannot be changed.
+    if definer is object or definer.__module__ == "typing":
+        yield
+        return
+    original = vars(definer)["__init_subclass__"]
+    type.__setattr__(definer, "__init_subclass__", classmethod(lambda cls, **_kwargs: None))
+    try:
+        yield
+    finally:
+        type.__setattr__(definer, "__init_subclass__", original)
 
 
 # Set by Python itself, or read-only.
