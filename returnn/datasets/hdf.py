@@ -111,7 +111,6 @@ class HDFDataset(CachedDataset):
         self._order: np.ndarray | None = None
         self._length_keys: list[str] = []
         self._num_seqs_in_order = 0
-        self._next_block_size = 1
         self._block = SeqBlock.empty()
         self._warned_duplicates = False
         self._filter_mask: np.ndarray | None = None
@@ -158,14 +157,22 @@ class HDFDataset(CachedDataset):
 
     def _take_labels(self, index: FileIndex) -> None:
         """The last file's labels of targets win. The root labels are those of the inputs."""
+        labels = dict(index.labels)
+        if index.has_inputs and index.root_labels:
+            labels["data"] = index.root_labels
+        if not index.has_targets and index.root_labels is not None:
+            labels[PHANTOM_TARGET_KEY] = index.root_labels
+        for key, values in labels.items():
+            old = self.labels.get(key)
+            if is_real_vocabulary(old) and is_real_vocabulary(values) and list(old or ()) != values:
+                print(
+                    f"Warning: {self}: file {index.filename} has other labels of {key!r} than the earlier files"
+                    f" {self.files[:3]}; the last ones are taken.",
+                    file=log.v2,
+                )
         if index.labels:
             self.labels = dict(index.labels)
-        if index.root_labels is None:
-            return
-        if index.has_inputs and index.root_labels:
-            self.labels["data"] = index.root_labels
-        if not index.has_targets:
-            self.labels.setdefault(PHANTOM_TARGET_KEY, index.root_labels)
+        self.labels.update({key: values for key, values in labels.items() if key not in index.labels})
 
     # Views that old client code uses
 
@@ -244,7 +251,6 @@ class HDFDataset(CachedDataset):
         self._index_map = range(len(order))
         self._order_is_set = True
         self._num_seqs_in_order = len(order)
-        self._next_block_size = 1
         self._block = SeqBlock.empty()
         return True
 
@@ -359,10 +365,10 @@ class HDFDataset(CachedDataset):
         :return: [T] or [T, dim], own memory
         """
         block = self._block
-        i = seq_idx - block.start
-        if not 0 <= i < block.num_seqs:
+        i = block.index.get(seq_idx)
+        if i is None:
             block = self._move_block(seq_idx)
-            i = seq_idx - block.start
+            i = 0
         flat, bounds = block.streams.get(key) or self._load_block_data(block, key)
         return flat[bounds[i] : bounds[i + 1]].copy()
 
@@ -377,10 +383,10 @@ class HDFDataset(CachedDataset):
     def get_tag(self, sorted_seq_idx: int) -> str:
         """:return: tag of this sequence of the epoch"""
         block = self._block
-        i = sorted_seq_idx - block.start
-        if not 0 <= i < block.num_seqs:
+        i = block.index.get(sorted_seq_idx)
+        if i is None:
             block = self._move_block(sorted_seq_idx)
-            i = sorted_seq_idx - block.start
+            i = 0
         if block.tags is None:
             block.tags = self._reader.tags.select(block.corpus_idxs)
         return block.tags[i]
@@ -388,10 +394,10 @@ class HDFDataset(CachedDataset):
     def get_seq_length(self, sorted_seq_idx: int) -> NumbersDict:
         """:return: length per data key, including the key "classes" with 0 for files without targets"""
         block = self._block
-        i = sorted_seq_idx - block.start
-        if not 0 <= i < block.num_seqs:
+        i = block.index.get(sorted_seq_idx)
+        if i is None:
             block = self._move_block(sorted_seq_idx)
-            i = sorted_seq_idx - block.start
+            i = 0
         if block.lens is None:
             columns = [self._reader.lens(key)[block.corpus_idxs].tolist() for key in self._length_keys]
             block.lens = list(zip(*columns, strict=True))
@@ -403,21 +409,16 @@ class HDFDataset(CachedDataset):
 
     def _move_block(self, seq_idx: int) -> SeqBlock:
         """
-        Read ahead from this sequence on. Blocks grow while the sequences are asked for one after the other.
+        Read ahead from this sequence on.
 
         :param seq_idx: in the order of the epoch
+        :return: block that starts there
         """
         order = self._require_order()
         if not 0 <= seq_idx < len(order):
             raise DatasetError(f"{self!r}: sequence {seq_idx} does not exist, the epoch has {len(order)} sequences.")
-        old = self._block
-        in_sequence = seq_idx == old.start + old.num_seqs or old.num_seqs == 0
-        self._next_block_size = self._next_block_size * 4 if in_sequence else 1
-        self._block = block = SeqBlock.choose(
-            order, int(seq_idx), self._next_block_size, self._reader, list(self.data_dtype)
-        )
-        self._next_block_size = max(block.num_seqs, 1)
-        return block
+        self._block = self._block.next(order, int(seq_idx), self._reader, list(self.data_dtype))
+        return self._block
 
     def _load_block_data(self, block: SeqBlock, key: str) -> tuple[np.ndarray, list[int]]:
         self._check_key(key)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from returnn.datasets import hdf as hdf_module
 from returnn.datasets._hdf import reader as reader_module
+from returnn.datasets._hdf import seq_block as seq_block_module
 from returnn.datasets._hdf.reader import CorpusReader
 from returnn.datasets._hdf.tag_table import TagTable, UnknownSeqTagError
 from returnn.datasets.hdf import HDFDataset, SimpleHDFWriter
@@ -496,3 +497,44 @@ def test_cache_byte_size_keeps_larger_files_in_memory() -> None:
         dataset.init_seq_order(epoch=1)
         check_bulk(dataset)
         assert bool(dataset._reader._in_memory) == in_memory
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 15), max_size=40), st.integers(1, 5), st.sampled_from([1, 40, 1 << 20]))
+def test_any_access_pattern(jumps: list[int], stride: int, max_bytes: int) -> None:
+    """In order, in steps of loader workers, jumping: always the sequence that was asked for."""
+    dataset = HDFDataset([str(GOLDEN / "o1_order.hdf")], seq_ordering="random")
+    dataset.init_seq_order(epoch=1)
+    order = list(dataset.get_current_seq_order())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seq_block_module, "_MAX_BYTES", max_bytes)
+        for i in [*range(0, 16, stride), *jumps, *range(3, 16, stride)]:
+            assert dataset.get_tag(i) == f"o/{order[i]:02d}"
+            data = dataset.get_data(i, "data")
+            assert data[0] == order[i] and len(data) == dataset.get_seq_length(i)["data"]
+
+
+def test_steps_of_workers_read_only_their_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = HDFDataset([str(GOLDEN / "o1_order.hdf")])
+    dataset.init_seq_order(epoch=1)
+    read: list[int] = []
+    original = CorpusReader.read
+    monkeypatch.setattr(
+        CorpusReader, "read", lambda self, key, idxs: (read.extend(idxs.tolist()), original(self, key, idxs))[1]
+    )
+    for i in range(1, 16, 4):
+        dataset.get_data(i, "data")
+    assert read == [1, 5, 9, 13]
+
+
+def test_different_labels_of_files_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for i, labels in enumerate([["a", "b"], ["a", "c"]]):
+        paths.append(str(tmp_path / f"{i}.hdf"))
+        with SimpleHDFWriter(paths[-1], dim=2, ndim=1, labels=labels) as writer:
+            writer.insert_batch(np.zeros((1, 1), dtype="int32"), [1], ["x"])
+    dataset = HDFDataset(paths)
+    assert dataset.labels["data"] == ["a", "c"]
+    assert "1.hdf has other labels of 'data'" in capsys.readouterr().out
+    HDFDataset(paths[:1] * 2)
+    assert "other labels" not in capsys.readouterr().out
