@@ -32,6 +32,7 @@ class HdfOutputWriter:
         """
         self.filename = filename
         self._override = override
+        self._written_name = filename
         self._writer: SimpleHDFWriter | None = None
         self._main: str | None = None
         self._names: list[str] = []
@@ -96,12 +97,14 @@ class HdfOutputWriter:
                     f'further stream of {self.filename}. Mark it as "output", or write it in a forward_finish_hook.'
                 )
             extra_type[name] = (int(part.shape[-1]) if part.ndim == 2 else None, max(part.ndim, 1), str(part.dtype))
+        # An old file stays as it is until the new one is complete.
+        folder, name = os.path.split(self.filename)
+        self._written_name = os.path.join(folder, f".{name}.{os.getpid()}.new")
         self._writer = SimpleHDFWriter(
-            self.filename,
+            self._written_name,
             dim=int(value.shape[-1]) if has_feature else None,
             ndim=value.ndim,
             extra_type=extra_type or None,
-            overwrite_existing_file=self._override,
         )
         streams = {n: "data" if n == self._main else n for n in self._names}
         print(
@@ -119,12 +122,13 @@ class HdfOutputWriter:
             )
             return
         self._writer.close()
+        os.replace(self._written_name, self.filename)
         print(f"Wrote {self.num_seqs} sequences to {self.filename}", file=log.v2)
 
     def abort(self) -> None:
         """Leave no file."""
         if self._writer is not None:
-            self._writer.abort()
+            self._writer.discard()
 
 
 def _split(output: Tensor, *, num_seqs: int | None) -> list[tuple[np.ndarray, list[int]]]:

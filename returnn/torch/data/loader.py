@@ -164,7 +164,7 @@ class Loader:
         """:return: batches of one pass; see :func:`returnn.torch.data.collate.collate_batch` for their entries"""
         self.consume_rng()
         self._pass_id += 1
-        self.stats = LoaderStats()
+        self.stats = LoaderStats(len_filter=self.options.len_filter)
         epoch = int(self.epoch_source.value)
         if not self.num_workers:
             return self._count(self._iter_in_process(epoch), self._pass_id, self.stats)

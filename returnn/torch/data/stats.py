@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from returnn.datasets._loading.len_filter import DropReason
+from returnn.datasets._loading.len_filter import DropReason, LenFilter
 from returnn.datasets._loading.source import BatchInfo
 
 __all__ = ["LoaderStats"]
@@ -29,6 +29,7 @@ class LoaderStats:
     #: By reason ("too short", "too long", "no chunk", "drop_last") and data key (None: not about a key).
     num_seqs_dropped: Counter[DropReason] = dataclasses.field(default_factory=Counter)
     secs_waited: float = 0.0  # time that the loop waited for data
+    len_filter: LenFilter | None = None  # for the text
     complete_frac: float | None = None  # 0..1: how much of the epoch is done; None: not known
 
     def add(self, info: BatchInfo) -> None:
@@ -52,12 +53,20 @@ class LoaderStats:
         return {key: 1.0 - self.frames[key] / padded for key, padded in self.padded_frames.items() if padded}
 
     def dropped_text(self) -> str | None:
-        """:return: e.g. ``3 seqs: 2 data too long, 1 last batch``; None: nothing dropped"""
+        """:return: e.g. ``3 of 50 seqs: 2 data longer than 10, 1 no chunk``; None: nothing dropped"""
         total = sum(self.num_seqs_dropped.values())
         if not total:
             return None
         parts = []
         for (reason, key), count in sorted(self.num_seqs_dropped.items(), key=lambda item: -item[1]):
-            words = "in the last batch (drop_last)" if reason == "drop_last" else reason
-            parts.append(f"{count} {key + ' ' if key else ''}{words}")
-        return f"{total} seqs: " + ", ".join(parts)
+            parts.append(f"{count} {key + ' ' if key else ''}{self._reason_text(reason, key)}")
+        of_all = f" of {self.num_seqs}" if self.num_seqs is not None else ""
+        return f"{total}{of_all} seqs: " + ", ".join(parts)
+
+    def _reason_text(self, reason: str, key: str | None) -> str:
+        if reason == "drop_last":
+            return "in the last batch (batch_drop_last)"
+        limit = self.len_filter.limit_of(reason, key) if self.len_filter is not None and key else None
+        if limit is not None:
+            return f"{'shorter' if reason == 'too short' else 'longer'} than {limit}"
+        return reason
