@@ -23,6 +23,9 @@ DropLast = Literal[False, True, "incomplete"]
 #: Keys of a sequence which are about the sequence, and not data of it.
 NON_DATA_KEYS = ("seq_idx", "seq_tag", "num_seqs", "epoch", "complete_frac")
 
+#: Tasks that load data.
+_DATA_TASKS = ("train", "eval", "forward", "initialize_model")
+
 declare(
     Option(
         "batch_size",
@@ -30,16 +33,36 @@ declare(
         1,
         "Limit of num_seqs x max length (padding included) of a batch, for each data key or for the keys of a dict. "
         "None: no limit. A single longer sequence makes its own batch.",
+        tasks=_DATA_TASKS,
     ),
-    Option("batch_size_train", "as batch_size", None, "As batch_size, only for training."),
-    Option("batch_size_dev", "as batch_size", None, "As batch_size, only for evaluation and forwarding."),
+    Option(
+        "batch_size_train",
+        "as batch_size",
+        None,
+        "As batch_size, only for training.",
+        tasks=("train", "initialize_model"),
+    ),
+    Option(
+        "batch_size_dev",
+        "as batch_size",
+        None,
+        "As batch_size, only for evaluation and forwarding.",
+        tasks=_DATA_TASKS,
+    ),
     Option(
         "packed_batch_size",
         "int | dict[str, int] | callable | None",
         None,
         "Limit of the sum of the lengths in a batch (without padding).",
+        tasks=_DATA_TASKS,
     ),
-    Option("max_seqs", "int | callable | None", -1, "Maximal number of sequences in a batch. -1 or None: no limit."),
+    Option(
+        "max_seqs",
+        "int | callable | None",
+        -1,
+        "Maximal number of sequences in a batch. -1 or None: no limit.",
+        tasks=_DATA_TASKS,
+    ),
     Option(
         "batch_drop_last",
         'bool | "incomplete"',
@@ -48,18 +71,21 @@ declare(
         'evaluation and forwarding alike (as the peers do). "incomplete": only in training, and only if more sequences '
         "would have fitted into the last batch and it is not the only one.",
         aliases=("batching_drop_last",),
+        tasks=_DATA_TASKS,
     ),
     Option(
         "min_seq_length",
         "int | float | dict | None",
         None,
         "Drop sequences that are shorter, in any data key or in the keys of a dict.",
+        tasks=_DATA_TASKS,
     ),
     Option(
         "max_seq_length",
         "int | float | dict | None",
         None,
         "Drop sequences that are longer, in any data key or in the keys of a dict.",
+        tasks=_DATA_TASKS,
     ),
     Option(
         "allow_skipping_seqs_in_forward",
@@ -75,14 +101,22 @@ declare(
         None,
         'Cut sequences into chunks: {"chunk_streams": {key: {"size": int, "step": int, "min_chunk_size": int}}, '
         '"random_chunk_start": bool}.',
+        tasks=_DATA_TASKS,
     ),
     Option(
         "chunking",
         'int | "size:step" | (size, step) | (dict, dict) | None',
         None,
         "Older form of chunking_options: chunk size and step, for all data keys or per key.",
+        tasks=_DATA_TASKS,
     ),
-    Option("min_chunk_size", "int | dict[str, int]", 0, "Drop shorter chunks; belongs to chunking."),
+    Option(
+        "min_chunk_size",
+        "int | dict[str, int]",
+        0,
+        "Drop shorter chunks; belongs to chunking.",
+        tasks=_DATA_TASKS,
+    ),
     Option(
         "torch_batching",
         "dict | callable",

@@ -18,6 +18,9 @@ __all__ = ["LoaderOptions", "WorkerBatching"]
 
 WorkerBatching = Literal["sharded", "global"]
 
+#: Tasks that load data.
+_DATA_TASKS = ("train", "eval", "forward", "initialize_model")
+
 declare(
     Option(
         "num_workers_per_gpu",
@@ -26,6 +29,7 @@ declare(
         "Number of processes that load data, for each dataset. 0: data is loaded in the main process. "
         'torch_dataloader_opts["num_workers"] is another name of it.',
         aliases=("num_workers_for_gpu",),
+        tasks=_DATA_TASKS,
     ),
     Option(
         "torch_dataloader_opts",
@@ -34,6 +38,7 @@ declare(
         "num_workers; prefetch_factor: number of blocks of batches that a worker prepares ahead (default 3); "
         "persistent_workers: False ends the processes after each pass; pin_memory: bool; "
         'multiprocessing_context: "forkserver" or "spawn". Other keys have no effect here.',
+        tasks=_DATA_TASKS,
     ),
     Option(
         "worker_batching",
@@ -41,6 +46,7 @@ declare(
         "sharded",
         "sharded: worker w of W takes sequences w, w+W, ... and makes its own batches, as the peers do, so the batches "
         "depend on the number of workers. global: identical batches for any number of workers.",
+        tasks=_DATA_TASKS,
     ),
 )
 

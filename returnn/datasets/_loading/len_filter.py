@@ -42,6 +42,10 @@ class LenFilter:
             return limit.get(key)
         return limit
 
+    def limit_of(self, reason: str, key: str) -> int | float | None:
+        """:return: the limit that a sequence was dropped for"""
+        return self._limit({"too short": self.min_seq_length, "too long": self.max_seq_length}.get(reason), key)
+
     def reason(self, lengths: Mapping[str, int]) -> DropReason | None:
         """
         :param lengths: of each data key with a time axis

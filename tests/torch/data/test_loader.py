@@ -128,8 +128,8 @@ def test_stats(make_loader: MakeLoader) -> None:
     stats = loader.stats
     assert stats.num_seqs == 5 and stats.num_seqs_dropped == {("too long", "data"): 1, ("too short", "data"): 1}
     assert stats.dropped_text() in (
-        "2 seqs: 1 data too long, 1 data too short",
-        "2 seqs: 1 data too short, 1 data too long",
+        "2 of 5 seqs: 1 data longer than 8, 1 data shorter than 2",
+        "2 of 5 seqs: 1 data shorter than 2, 1 data longer than 8",
     )
     assert stats.frames["data"] == 12 and stats.padding_ratio is not None and 0 < stats.padding_ratio < 1
     assert set(stats.padding_ratios()) == {"data", "classes"} and stats.secs_waited > 0
