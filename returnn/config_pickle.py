@@ -37,28 +37,39 @@ def dumps_for_worker(obj: Any) -> bytes:
     }
     # Without global config, an empty one carries the object.
     data = pickling.dump_config(config if config is not None else Config(), [obj])
-    return pickle.dumps((config is not None, fields, log.initialized, data), protocol=pickle.HIGHEST_PROTOCOL)
+    log_opts = _log_options(config) if log.initialized else None
+    return pickle.dumps((config is not None, fields, log_opts, data), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _log_options(config: Config | None) -> dict[str, Any]:
+    """:return: the options of the log, which the worker needs before it can read the config"""
+    if config is None:
+        return {"log_verbosity": [5]}
+    return {
+        # Handler objects belong to this process.
+        "log": [target for target in config.list("log", []) if isinstance(target, str)],
+        "log_verbosity": config.int_list("log_verbosity", []),
+        "log_format": config.list("log_format", []),
+    }
 
 
 def loads_in_worker(data: bytes) -> Any:
     """
-    Make this process ready (exception hook, faulthandler, process state, global config, log), then unpickle the object.
+    Make this process ready (exception hook, faulthandler, process state, log, global config), then unpickle the object.
 
     :param data: from :func:`dumps_for_worker` of our own parent process
     :return: the object
     """
     init_better_exchook()
     init_faulthandler()
-    has_config, fields, log_initialized, config_data = pickle.loads(data)
+    has_config, fields, log_opts, config_data = pickle.loads(data)
     for name, value in fields.items():
         setattr(state, name, value)
+    if log_opts is not None:
+        log.init_by_config(Config(log_opts))
     config = Config()
     if has_config:
         # Before anything of the user is unpickled: it may ask for the config, also at import.
         set_global_config(config)
     (obj,) = pickling.load_config_state(config, config_data)
-    if has_config and log_initialized:
-        log.init_by_config(config)
-    elif log_initialized:
-        log.initialize(verbosity=[5])
     return obj

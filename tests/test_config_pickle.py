@@ -17,6 +17,7 @@ from returnn._state import process_state_ctx, state
 from returnn.config import Config, global_config_ctx
 from returnn.config_pickle import dumps_for_worker, loads_in_worker
 from returnn.errors import ConfigError
+from returnn.log import log
 from tests.helpers import ROOT, program_env
 
 _CONFIG = """\
@@ -150,6 +151,29 @@ def test_config_in_package_in_worker(tmp_path: Path) -> None:
         timeout=120,
     )
     assert proc.stdout.strip() == "result 7", proc.stdout + proc.stderr
+
+
+class _LogsWhenUnpickled:
+    def __reduce__(self) -> tuple[object, ...]:
+        return _log_line, ()
+
+
+def _log_line() -> str:
+    print("unpickled", state.world_size, state.global_config is not None, file=log.v4)
+    return "done"
+
+
+def test_log_is_ready_before_user_objects(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    config = Config({"log": str(path), "log_verbosity": 4, "obj": _LogsWhenUnpickled()})
+    with global_config_ctx(config), process_state_ctx(world_size=1):
+        log.init_by_config(config)
+        data = dumps_for_worker(_LogsWhenUnpickled())
+        log.initialize()
+    with process_state_ctx(global_config=None):
+        assert loads_in_worker(data) == "done"
+    log.initialize()
+    assert path.read_text() == "unpickled 1 True\n" * 2
 
 
 def test_pre_init_func(tmp_path: Path) -> None:
