@@ -307,6 +307,11 @@ def finalize(error_occurred: bool = False) -> None:
     # Long-lived code of clients looks at this name.
     sys.exited = True  # type: ignore[attr-defined]
     log.flush()
+    # Worker processes end now, and not only when they notice the end of their parent.
+    close_loaders = getattr(engine, "close_loaders", None)
+    if callable(close_loaders):
+        with contextlib.suppress(AttributeError):  # engines of client code that skip our constructor
+            close_loaders()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

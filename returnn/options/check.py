@@ -240,10 +240,8 @@ def _is_set(value: object, default: object) -> bool:
 
 @functools.cache
 def _suggestions() -> tuple[str, ...]:
-    # Names that are accepted without effect are no good answer to a typo.
-    return tuple(
-        name for option in all_options() if option.status != "ignored" for name in (option.name, *option.aliases)
-    )
+    # A name without effect is no good answer to a typo.
+    return tuple(name for o in all_options() if o.status == "supported" for name in (o.name, *o.aliases))
 
 
 def _joined(start: str, problems: list[Problem]) -> str:

@@ -21,7 +21,9 @@ declare(
         "train",
         "What to run: train, eval, forward, initialize_model, cleanup_old_models, nop, config:NAME, optional-config:NAME.",
     ),
-    Option("dry_run", "bool", False, "Run as usual, but write no checkpoint and no learning-rate file, and delete nothing."),
+    Option(
+        "dry_run", "bool", False, "Run as usual, but write no checkpoint and no learning-rate file, and delete nothing."
+    ),
     Option("backend", '"torch" | None', None, 'The framework; only "torch" exists here, any other value is refused.'),
     Option(
         "strict_config",

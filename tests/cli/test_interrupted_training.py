@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,11 @@ def run_until(folder: Path, line_start: str, signum: signal.Signals) -> tuple[in
         children = [int(pid) for pid in f.read().split()]
     proc.send_signal(signum)
     out, err = proc.communicate(timeout=100)
-    for pid in children:
-        assert not is_running(pid), f"child {pid} still runs"
+    # They notice the end of their parent, or were told; both take a moment.
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in children) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not [pid for pid in children if is_running(pid)], "children still run"
     return proc.returncode, "".join(seen) + out, err
 
 

@@ -50,6 +50,7 @@ def test_typo_with_simple_value(value: str, tmp_path: Path) -> None:
         "_batch_sizee = 3\n",
         "debug_batch_size = 3\n",
         "my_very_own_name = 3\n",
+        "networks = {'a': 1}\n",  # close to an option that is not supported
         "config = {}\n",
         "batch_sizes = [1, 2]\nbatch_size = batch_sizes[0]\n",  # read by the config itself
         "batch_sizee = 3\ndef f():\n    return batch_sizee\n",  # global of a function
