@@ -145,6 +145,7 @@ GETTERS = (
 MAY_ASK_CONFIG = {
     "returnn/log.py": "Log.init_by_config is a public name, and takes the config",
     "returnn/util/backend.py": "BackendEngine.select_engine is a public name, and takes the config",
+    "returnn/config_pickle.py": "opens the log in a worker, as Log.init_by_config does",
     "returnn/util/file_cache.py": "FileCache.get_instance is a public name, and takes the config",
     "returnn/__main__.py": "dry_run is announced before any section is read",
 }

@@ -79,7 +79,8 @@ WITH_TORCH: dict[str, str] = {
 LATER: dict[str, str] = {
     "returnn.util.bpe": "StandardBytePairEncoder PrefixTree BpeOpts DepthFirstSearch CharSyncSearch SamplingBytePairEncoder "
     "BpePostMergeSymbol BpeMergeSymbol",
-    "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator set_config_extern_data_from_dataset",
+    "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator shapes_for_batches "
+    "set_config_extern_data_from_dataset",
     "returnn.datasets.generating": "Vocabulary BytePairEncoding CharacterTargets",
     "returnn.datasets.meta": "AnythingDataset EpochWiseFilter CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset "
     "VariableDataset MultiEpochDataset",
