@@ -19,30 +19,49 @@ import numpy
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(os.path.dirname(HERE)))
 
-from returnn.datasets.hdf import SimpleHDFWriter  # noqa: E402
+from returnn.datasets.hdf import HDFDatasetWriter  # noqa: E402
+from returnn.datasets.map import MapDatasetBase, MapDatasetWrapper  # noqa: E402
+
+
+class Digits(MapDatasetBase):
+    """The images of scikit-learn as sequences of rows."""
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        super().__init__(
+            data_types={
+                "data": {"dim": 8, "shape": (None, 8), "dtype": "uint8"},
+                "classes": {"dim": 10, "shape": (None,), "sparse": True, "dtype": "uint8"},
+            }
+        )
+        digits = load_digits()
+        self.images = digits.images.astype("uint8")  # [N, 8 rows, 8 pixels]
+        self.labels = digits.target.astype("uint8")  # [N]
+        assert self.images.shape == (1797, 8, 8) and (self.images == digits.images).all()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, seq_idx: int) -> dict[str, numpy.ndarray]:
+        return {"data": self.images[seq_idx], "classes": self.labels[seq_idx : seq_idx + 1]}
+
+    def get_seq_tag(self, seq_idx: int) -> str:
+        """:return: name of the image"""
+        return f"digit-{seq_idx:04}"
 
 
 def main() -> None:
     """Write all files into the folder of this script."""
-    from sklearn.datasets import load_digits
+    digits = Digits()
+    writer = HDFDatasetWriter(os.path.join(HERE, "digits.hdf"))
+    writer.dump_from_dataset(MapDatasetWrapper(digits), use_progress_bar=False)
+    writer.close()
 
-    digits = load_digits()
-    images = digits.images.astype("uint8")  # [N, 8 rows, 8 pixels]
-    labels = digits.target.astype("uint8")  # [N]
-    assert images.shape == (1797, 8, 8) and (images == digits.images).all()
-
-    hdf_file = os.path.join(HERE, "digits.hdf")
-    if os.path.exists(hdf_file):
-        os.remove(hdf_file)
-    tags = [f"digit-{i:04}" for i in range(len(images))]
-    with SimpleHDFWriter(hdf_file, dim=8, ndim=2, extra_type={"classes": (10, 1, "uint8")}) as writer:
-        for image, label, tag in zip(images, labels, tags, strict=True):
-            writer.insert_batch(image[None], [8], [tag], extra={"classes": numpy.array([[label]], dtype="uint8")})
-
-    order = numpy.random.RandomState(1).permutation(len(tags))
+    order = numpy.random.RandomState(1).permutation(len(digits))
     for name, part in (("train", order[:1197]), ("dev", order[1197:1497]), ("test", order[1497:])):
         with open(os.path.join(HERE, f"{name}.seqs.txt"), "w") as f:
-            f.write("".join(tags[i] + "\n" for i in sorted(part)))
+            f.write("".join(digits.get_seq_tag(i) + "\n" for i in sorted(part)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ sys.path.insert(0, ROOT)
 
 from returnn.datasets import init_dataset  # noqa: E402
 from returnn.learning_rate_control import LearningRateControl  # noqa: E402
+from returnn.log import log  # noqa: E402
 
 REQUIRED_ACCURACY = 0.95
 
@@ -54,6 +55,7 @@ def accuracy(output_file: str) -> float:
 
 def main() -> None:
     """Run everything."""
+    log.initialize(verbosity=[1])  # of this program itself: only what matters
     out = sys.argv[1] if len(sys.argv) > 1 else os.path.join("out", "digits")
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)

@@ -80,10 +80,14 @@ class ModelOptions:
     forward_finish_hook: UserFunction | None
 
     @classmethod
-    def from_config(cls, config: Config | Mapping[str, Any], *, needed: Sequence[str] = ()) -> ModelOptions:
+    def from_config(
+        cls, config: Config | Mapping[str, Any], *, needed: Sequence[str] = (), used: Sequence[str] | None = None
+    ) -> ModelOptions:
         """
         :param config:
         :param needed: names of functions that the task cannot do without, e.g. ``("get_model", "train_step")``
+        :param used: names of functions that are called if they are set; None: all. Others may have any signature:
+            a custom engine calls them in its own way
         :raises MissingOptionError: a needed one is not set; names a function of the config with a similar name
         :raises ModelError: not callable, or it has required arguments that are never passed
         """
@@ -93,7 +97,7 @@ class ModelOptions:
             if func is None:
                 if name in needed:
                     raise MissingOptionError(name, needed_for="this task", todo=_todo_missing(config, name))
-            else:
+            elif used is None or name in used or name in needed:
                 check_signature(name, func, keywords=OFFERED_KEYWORDS[name], num_positional=int(name in POSITIONAL))
             functions[name] = func
         return cls(**functions)

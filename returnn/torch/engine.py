@@ -107,7 +107,7 @@ class Engine(StepReports, EngineBase):
         :param dev_data: None: config option ``dev``
         :raises UserError: what is wrong with config, data or checkpoint
         """
-        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"))
+        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
         check_optimizer_options(read_optimizer(self.config))
         OptimizerOptions.from_config(self.config)
         super().init_train(train_data, dev_data)
@@ -145,7 +145,9 @@ class Engine(StepReports, EngineBase):
 
         :param forward_data: None: config option ``forward``
         """
-        functions = ModelOptions.from_config(self.config, needed=("get_model", "forward_step"))
+        functions = ModelOptions.from_config(
+            self.config, needed=("get_model", "forward_step"), used=("forward_init_hook", "forward_finish_hook")
+        )
         super().init_forward(forward_data)
         assert self.forward_dataset is not None and functions.forward_step is not None
         self._forward_dataloader = self._create_data_loader(self.forward_dataset)
@@ -429,7 +431,7 @@ class Engine(StepReports, EngineBase):
 
         :return: which checkpoint it is
         """
-        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"))
+        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
         assert functions.train_step is not None
         self.init_eval()
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}

@@ -37,7 +37,7 @@ class ForwardSink:
     @classmethod
     def from_config(cls, config: Config) -> ForwardSink:
         """:return: by the options forward_init_hook, forward_finish_hook, output_file"""
-        functions = ModelOptions.from_config(config)
+        functions = ModelOptions.from_config(config, used=("forward_init_hook", "forward_finish_hook"))
         init_hook, finish_hook = (
             None if func is None else UserFunction(func, random_arg="__random_arg_%i")
             for func in (functions.forward_init_hook, functions.forward_finish_hook)

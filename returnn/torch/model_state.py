@@ -85,7 +85,7 @@ def build_model(
 
     torch.manual_seed(model_seed(epoch=model_epoch, step=model_step, random_seed=options.random_seed))
     init_load_run_ctx(device=device, engine=engine, epoch=model_epoch)
-    get_model = ModelOptions.from_config(config, needed=("get_model",)).get_model
+    get_model = ModelOptions.from_config(config, needed=("get_model",), used=()).get_model
     assert get_model is not None
     model = UserFunction(get_model)(epoch=model_epoch, step=model_step, only_if_declared={"device": device})
     if not isinstance(model, torch.nn.Module):

@@ -14,7 +14,7 @@ import torch
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
 from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
-from returnn.errors import ConfigError, DatasetError
+from returnn.errors import ConfigError, DatasetError, ReturnnError
 from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.loader import LoaderOptions
@@ -178,7 +178,9 @@ class Loader:
             for block in iter_blocks(ctx, alloc_on_heap):
                 yield block, ctx.stats
         except Exception as exc:
-            print(f"Error while reading {ctx.locate(exc)}", file=log.v1)
+            where = ctx.locate(exc)
+            if not isinstance(exc, ReturnnError):  # ours have it in their text
+                print(f"Error while reading {where}", file=log.v1)
             raise
         yield Block([], []), ctx.stats
 
