@@ -45,7 +45,8 @@ declare(
         '"sharded" | "global"',
         "sharded",
         "sharded: worker w of W takes sequences w, w+W, ... and makes its own batches, as the peers do, so the batches "
-        "depend on the number of workers. global: identical batches for any number of workers.",
+        "depend on the number of workers. global: identical batches for any number of workers; "
+        "datasets that do not know their lengths in advance are then read whole by each worker.",
         tasks=_DATA_TASKS,
     ),
 )

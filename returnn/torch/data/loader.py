@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from returnn._state import state
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
 from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
@@ -64,6 +65,8 @@ def create_loader(
     """
     loader = loader or LoaderOptions(num_workers=0)
     name = name or getattr(dataset, "name", None) or type(dataset).__name__
+    if loader.unused_keys:
+        _warn_once(f"Warning: torch_dataloader_opts: without effect here: {', '.join(loader.unused_keys)}.")
     has_filter = batching.min_seq_length is not None or batching.max_seq_length is not None
     if role == "forward" and has_filter:
         if batching.allow_skipping_seqs_in_forward is False:
@@ -94,6 +97,13 @@ def create_loader(
     )
     pin = pin_memory if loader.pin_memory is None else loader.pin_memory
     return Loader(dataset, options, loader, epoch_source or EpochSource(), resumed=resumed, pin_memory=pin)
+
+
+def _warn_once(text: str) -> None:
+    """Once per process: the same options are used for several loaders."""
+    if text not in state.shown_warnings:
+        state.shown_warnings.add(text)
+        print(text, file=log.v2)
 
 
 class Loader:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch.utils.data.datapipes.iter import IterableWrapper
 
+from returnn._state import process_state_ctx
 from returnn.datasets.basic import Dataset
 from returnn.errors import ConfigError, DatasetError, OptionError, WorkerError
 from returnn.options.batching import BatchingOptions, ChunkingOptions, ChunkStream
@@ -159,6 +160,13 @@ def test_forward_warnings(make_loader: MakeLoader, capsys: pytest.CaptureFixture
             batching=BatchingOptions(max_seq_length=3, allow_skipping_seqs_in_forward=False),
             role="forward",
         )
+
+
+def test_dataloader_opts_without_effect(make_loader: MakeLoader, capsys: pytest.CaptureFixture[str]) -> None:
+    with process_state_ctx(shown_warnings=set()):
+        for _ in range(2):
+            make_loader(PerSeqDataset([3]), unused_keys=("timeout", "drop_last"))
+    assert capsys.readouterr().out == "Warning: torch_dataloader_opts: without effect here: timeout, drop_last.\n"
 
 
 def _draws_of(func: Callable[[], Any]) -> int:
