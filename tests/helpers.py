@@ -49,7 +49,13 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     """Run any program; see run_rnn."""
     res = subprocess.run(
-        list(args), cwd=cwd, env=program_env(env), text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL
+        list(args),
+        cwd=cwd,
+        env=program_env(env),
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
     if check:
         assert res.returncode == 0, f"exit code {res.returncode}\n--- stdout\n{res.stdout}\n--- stderr\n{res.stderr}"
