@@ -48,6 +48,8 @@ def test_drop_last_names_contradict() -> None:
         {"batch_drop_last": "yes"},
         {"min_seq_length": "3"},
         {"max_seq_length": {"data": "x"}},
+        {"online_shuffle_batches": 0},
+        {"online_shuffle_batches": {"buffer_size": 3, "sed": 1}},
         {"chunking": "a:b"},
         {"chunking": (4, 3, 2)},
         {"chunking": (0, 0)},

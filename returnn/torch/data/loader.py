@@ -9,17 +9,18 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import numpy
 import torch
 
-from returnn._state import state
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
 from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
 from returnn.errors import ConfigError, DatasetError, ReturnnError
 from returnn.log import log
-from returnn.options.batching import BatchingOptions
+from returnn.options.batching import BatchingOptions, OnlineShuffleOptions
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.collate import RawBatch, batch_to_torch
+from returnn.torch.data.shuffling import shuffle_block
 from returnn.torch.data.stats import LoaderStats
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def create_loader(
     loader = loader or LoaderOptions(num_workers=0)
     name = name or getattr(dataset, "name", None) or type(dataset).__name__
     if loader.unused_keys:
-        _warn_once(f"Warning: torch_dataloader_opts: without effect here: {', '.join(loader.unused_keys)}.")
+        log.print_warning(f"torch_dataloader_opts: without effect here: {', '.join(loader.unused_keys)}.")
     has_filter = batching.min_seq_length is not None or batching.max_seq_length is not None
     if role == "forward" and has_filter:
         if batching.allow_skipping_seqs_in_forward is False:
@@ -95,15 +96,10 @@ def create_loader(
     options = SourceOptions.create(
         batching, name=name, role=role, seed=seed, is_global=loader.worker_batching == "global"
     )
+    shuffling = batching.online_shuffle if role == "train" else None
     pin = pin_memory if loader.pin_memory is None else loader.pin_memory
-    return Loader(dataset, options, loader, epoch_source or EpochSource(), resumed=resumed, pin_memory=pin)
-
-
-def _warn_once(text: str) -> None:
-    """Once per process: the same options are used for several loaders."""
-    if text not in state.shown_warnings:
-        state.shown_warnings.add(text)
-        print(text, file=log.v2)
+    source = epoch_source or EpochSource()
+    return Loader(dataset, options, loader, source, resumed=resumed, pin_memory=pin, shuffling=shuffling)
 
 
 class Loader:
@@ -124,6 +120,7 @@ class Loader:
         *,
         resumed: bool = False,
         pin_memory: bool = False,
+        shuffling: OnlineShuffleOptions | None = None,
     ):
         """
         :param dataset: what to load
@@ -133,7 +130,9 @@ class Loader:
         :param resumed: with workers, the first iterator counts as a later one for the random draws: the training goes on
             after a restart, and the uninterrupted one would have had its first iterator before
         :param pin_memory: tensors in pinned memory, for copies to a GPU
+        :param shuffling: of batches
         """
+        self._shuffling = shuffling
         self.dataset = dataset
         self.options = options
         self.loader_options = loader
@@ -176,11 +175,34 @@ class Loader:
         self._pass_id += 1
         self.stats = LoaderStats(len_filter=self.options.len_filter)
         epoch = int(self.epoch_source.value)
-        if not self.num_workers:
-            return self._count(self._iter_in_process(epoch), self._pass_id, self.stats)
-        self.prepare()
-        assert self._pool is not None
-        return self._count(self._iter_pool(self._pool.start_pass(epoch)), self._pass_id, self.stats)
+        if self.num_workers:
+            self.prepare()
+            assert self._pool is not None
+            blocks = self._iter_pool(self._pool.start_pass(epoch))
+        else:
+            blocks = self._iter_in_process(epoch)
+        if self._shuffling is not None:
+            blocks = self._shuffle(blocks, self._shuffling, epoch)
+        return self._count(blocks, self._pass_id, self.stats)
+
+    def _shuffle(
+        self, blocks: Iterator[tuple[Block, PassStats]], shuffling: OnlineShuffleOptions, epoch: int
+    ) -> Iterator[tuple[Block, PassStats]]:
+        seed = shuffling.seed if shuffling.seed is not None else self.options.seed
+        rng = numpy.random.RandomState([abs(seed), max(epoch, 0)])
+        buffer = Block([], [])
+        pass_stats = PassStats()
+        try:
+            for block, pass_stats in blocks:
+                for batch, info in zip(block.batches, block.infos, strict=True):
+                    buffer.batches.append(batch)
+                    buffer.infos.append(info)
+                    if len(buffer.batches) == shuffling.buffer_size:
+                        yield shuffle_block(buffer, rng), pass_stats
+                        buffer = Block([], [])
+            yield shuffle_block(buffer, rng), pass_stats
+        finally:
+            blocks.close()  # type: ignore[attr-defined]
 
     def _iter_in_process(self, epoch: int) -> Iterator[tuple[Block, PassStats]]:
         ctx = PassContext(self.dataset, self.options, epoch)

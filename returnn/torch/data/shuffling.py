@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._loading.source import Block
 from returnn.errors import ConfigError
 from returnn.torch.data.stages import IterStage
 
-__all__ = ["ShufflingDataPipe"]
+__all__ = ["ShufflingDataPipe", "shuffle_block"]
 
 
 class ShufflingDataPipe(IterStage):
@@ -63,6 +64,22 @@ class ShufflingDataPipe(IterStage):
             rest = iter(values)
             order = [_with_values(item, key, rest) for item in order]
         return order
+
+
+def shuffle_block(block: Block, rng: numpy.random.RandomState) -> Block:
+    """
+    :param block: batches in their order. Its lists are reused
+    :param rng: draws one permutation
+    :return: in random order; ``seq_idx`` and the progress keep the original order
+    """
+    order = rng.permutation(len(block.batches))
+    batches = [block.batches[i] for i in order]
+    seq_idxs = iter([idx for batch in block.batches for idx in batch["seq_idx"]])
+    fracs = [info.complete_frac for info in block.infos]
+    for batch in batches:
+        batch["seq_idx"] = [next(seq_idxs) for _ in batch["seq_tag"]]
+    infos = [block.infos[i]._replace(complete_frac=frac) for i, frac in zip(order, fracs, strict=True)]
+    return Block(batches, infos)
 
 
 def _seqs(item: Any) -> Sequence[dict[str, Any]]:  # Any: batch or sequence

@@ -22,7 +22,7 @@ from torch.utils.data.datapipes.iter import IterableWrapper
 from returnn._state import process_state_ctx
 from returnn.datasets.basic import Dataset
 from returnn.errors import ConfigError, DatasetError, OptionError, WorkerError
-from returnn.options.batching import BatchingOptions, ChunkingOptions, ChunkStream
+from returnn.options.batching import BatchingOptions, ChunkingOptions, ChunkStream, OnlineShuffleOptions
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from tests.datasets.loading_datasets import (
@@ -162,11 +162,28 @@ def test_forward_warnings(make_loader: MakeLoader, capsys: pytest.CaptureFixture
         )
 
 
+def test_online_shuffle_batches(make_loader: MakeLoader) -> None:
+    plain = BatchingOptions(batch_size=None, max_seqs=3)
+    shuffled = BatchingOptions(batch_size=None, max_seqs=3, online_shuffle=OnlineShuffleOptions(4))
+    expected = [b["seq_tag"] for b in make_loader(BulkDataset(LENS * 2), batching=plain)]
+    loader = make_loader(BulkDataset(LENS * 2), batching=shuffled)
+    runs = []
+    for _ in range(2):
+        batches = list(loader)
+        runs.append([b["seq_tag"] for b in batches])
+        assert [i for b in batches for i in b["seq_idx"]] == list(range(len(LENS) * 2))
+        assert loader.stats.complete_frac == 1.0 and loader.stats.num_seqs_seen == len(LENS) * 2
+    assert runs[0] == runs[1] != expected
+    for i in range(0, len(expected), 4):
+        assert sorted(runs[0][i : i + 4]) == sorted(expected[i : i + 4])
+    assert [b["seq_tag"] for b in make_loader(BulkDataset(LENS * 2), batching=shuffled, role="eval")] == expected
+
+
 def test_dataloader_opts_without_effect(make_loader: MakeLoader, capsys: pytest.CaptureFixture[str]) -> None:
     with process_state_ctx(shown_warnings=set()):
         for _ in range(2):
             make_loader(PerSeqDataset([3]), unused_keys=("timeout", "drop_last"))
-    assert capsys.readouterr().out == "Warning: torch_dataloader_opts: without effect here: timeout, drop_last.\n"
+    assert capsys.readouterr().out == "WARNING: torch_dataloader_opts: without effect here: timeout, drop_last.\n"
 
 
 def _draws_of(func: Callable[[], Any]) -> int:
