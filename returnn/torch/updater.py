@@ -28,7 +28,7 @@ from returnn.torch.optim.factory import (
     prefers_fused,
     split_optimizer_options,
 )
-from returnn.torch.optim.gradients import all_finite, found_nonfinite, gradient_noise_
+from returnn.torch.optim.gradients import found_nonfinite, gradient_noise_
 from returnn.torch.optim.param_groups import (
     ParamGroup,
     custom_groups,
@@ -322,14 +322,17 @@ class Updater:
             self._grad_params = tuple(self.network.parameters())
             self._grad_params_of = self.network
         grads = [param.grad for param in self._grad_params if param.grad is not None]
-        norm = self._change_gradients(optimizer, scaler)
         if scaler is not None:
+            if self._grad_noise or self._grad_clip or self._grad_clip_norm:
+                scaler.unscale_(optimizer)  # also checks the gradients; else its step does
+                self._change_gradients()
             self._scaler_step(optimizer, scaler)
-        elif grads and self._can_skip_on_device(optimizer, grads[0]):
-            self._step_unless_found_on_device(
-                optimizer, _found_in(norm) if norm is not None else found_nonfinite(grads)
-            )
-        elif not grads or (all_finite(norm) if norm is not None else not found_nonfinite(grads).item()):
+        elif not grads:
+            optimizer.step()
+            self._skipped_updates.count_valid()
+        elif self._can_skip_on_device(optimizer, grads[0]):
+            self._step_unless_found_on_device(optimizer, self._check_and_change_gradients(grads))
+        elif not self._check_and_change_gradients(grads).item():
             optimizer.step()
             self._skipped_updates.count_valid()
         else:
@@ -339,14 +342,22 @@ class Updater:
         self._num_accumulated = self._group_size = 0
         self._skipped_updates.check()
 
-    def _change_gradients(
-        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
-    ) -> torch.Tensor | None:
+    def _check_and_change_gradients(self, grads: list[torch.Tensor]) -> torch.Tensor:
+        """
+        :param grads: those that there are
+        :return: float32 scalar on their device: 1.0 if there is an inf or nan, or if their norm is
+        """
+        # Before clipping by value, which would make a large number of an inf.
+        found = None if self._grad_clip_norm and not self._grad_clip else found_nonfinite(grads)
+        norm = self._change_gradients()
+        if norm is None:
+            assert found is not None
+            return found
+        bad_norm = _found_in(norm)
+        return bad_norm if found is None else torch.maximum(found, bad_norm)
+
+    def _change_gradients(self) -> torch.Tensor | None:
         """:return: total norm before it was clipped, None if it was not needed"""
-        if not (self._grad_noise or self._grad_clip or self._grad_clip_norm):
-            return None
-        if scaler is not None:
-            scaler.unscale_(optimizer)
         if self._grad_noise:
             gradient_noise_(self._grad_params, self._grad_noise)
         if self._grad_clip:

@@ -332,16 +332,16 @@ def test_skip_step_applies_the_rest_of_the_group() -> None:
         updater.skip_step(4)
 
 
-def test_value_clipping_makes_inf_finite() -> None:
-    """As in the peers: clipping by value comes first, and an inf gradient then is a large one."""
+@pytest.mark.parametrize("config", [{}, {"gradient_clip_norm": 1.0}, {"gradient_noise": 0.1}])
+def test_inf_is_found_before_value_clipping_hides_it(config: dict[str, Any]) -> None:
     model = make_model()
     before = params_of(model)
-    updater = make_updater(model, gradient_clip=0.1)
+    updater = make_updater(model, gradient_clip=0.1, **config)
     loss = make_loss(model, make_batches(1)[0])
     dict(model.named_parameters())["2.bias"].register_hook(lambda grad: torch.full_like(grad, float("inf")))
     updater.step(loss, 0)
-    assert updater.num_skipped_updates == 0
-    assert not torch.equal(params_of(model)["2.bias"], before["2.bias"])
+    assert updater.num_skipped_updates == 1
+    assert_equal(params_of(model), before)
 
 
 def test_skipping_on_the_device_equals_skipping_on_the_host() -> None:

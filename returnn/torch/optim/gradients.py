@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
 
-__all__ = ["gradient_noise_", "found_nonfinite", "all_finite"]
+__all__ = ["gradient_noise_", "found_nonfinite"]
 
 
 def gradient_noise_(params: Iterable[torch.nn.Parameter], std: float) -> None:
@@ -52,11 +51,3 @@ def found_nonfinite(grads: Sequence[torch.Tensor]) -> torch.Tensor:
             finite = torch.isfinite(_dense(grad)).all()
             found = torch.maximum(found, 1.0 - finite.to(device=device, dtype=torch.float32))
         return found
-
-
-def all_finite(value: torch.Tensor) -> bool:
-    """
-    :param value: scalar, e.g. a norm. Waits for its device
-    :return: whether it is neither inf nor nan
-    """
-    return math.isfinite(value.item())
