@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from returnn.config import Config
+from returnn.datasets._loading.server import start_server
 from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
@@ -110,6 +111,7 @@ class Engine(StepReports, EngineBase):
         functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
         check_optimizer_options(read_optimizer(self.config))
         OptimizerOptions.from_config(self.config)
+        self._start_worker_server()
         super().init_train(train_data, dev_data)
         assert self.train_dataset is not None
         self._train_dataloader = self._create_data_loader(self.train_dataset)
@@ -119,6 +121,8 @@ class Engine(StepReports, EngineBase):
         self._start_epoch = start.start_epoch
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
+        if self._start_epoch <= self._final_epoch and CheckpointOptions.from_config(self.config).task == "train":
+            self._train_dataloader.prepare()  # its workers start while the model is made
         self._load_model(epoch=self._start_epoch, filename=start.filename)
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
@@ -148,15 +152,22 @@ class Engine(StepReports, EngineBase):
         functions = ModelOptions.from_config(
             self.config, needed=("get_model", "forward_step"), used=("forward_init_hook", "forward_finish_hook")
         )
+        self._start_worker_server()
         super().init_forward(forward_data)
         assert self.forward_dataset is not None and functions.forward_step is not None
         self._forward_dataloader = self._create_data_loader(self.forward_dataset)
+        self._forward_dataloader.prepare()
         start = self.get_start_point(self.config)
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
         if self._options.amp_in_forward:
             self._set_precision()
         self._forward_step_func = UserFunction(functions.forward_step)
+
+    def _start_worker_server(self) -> None:
+        """The process that workers are forked from imports torch while this one reads data and makes the model."""
+        if LoaderOptions.from_config(self.config).num_workers:
+            start_server(with_torch=True)
 
     def _get_start_point(self) -> StartPoint:
         """:return: what EngineBase chooses, or what an overridden get_epoch_model says"""
