@@ -213,11 +213,15 @@ class PassReport:
             parts.append(format_losses(losses))
         return parts
 
-    def summary(self) -> str | None:
-        """:return: one line over the whole pass: rate, padding, waiting, dropped sequences; None without statistics"""
+    def summary(self, scores: Mapping[str, float] | None = None) -> str | None:
+        """
+        :param scores: of the whole pass
+        :return: one line over the whole pass: scores, rate, padding, waiting, dropped sequences; None: nothing to say
+        """
+        shown = format_losses(scores or {})
         stats = self._stats
         if stats is None:
-            return None
+            return f"{self.prefix}: {shown}" if shown else None
         elapsed = max(time.monotonic() - self._start, 1e-6)
         parts = [
             f"{stats.num_seqs_seen} seqs in {stats.num_batches} batches",
@@ -229,4 +233,4 @@ class PassReport:
         dropped = stats.dropped_text()
         if dropped:
             parts.append(f"dropped: {dropped}")
-        return f"{self.prefix}: " + ", ".join(parts)
+        return f"{self.prefix}: " + (f"{shown}; " if shown else "") + ", ".join(parts)

@@ -14,9 +14,6 @@ The methods, their signatures and the private attribute names are API: custom en
 
 from __future__ import annotations
 
-import functools
-import inspect
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,9 +28,9 @@ from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint, optimizer_filename
 from returnn.engine.report import PassReport, format_losses
-from returnn.errors import CheckpointError, DatasetError, NonFiniteLossError
+from returnn.errors import CheckpointError, DatasetError
 from returnn.forward_iface import ForwardCallbackIface
-from returnn.frontend.run_ctx import Loss, RunCtx, init_forward_step_run_ctx, init_train_step_run_ctx
+from returnn.frontend.run_ctx import RunCtx, init_forward_step_run_ctx, init_train_step_run_ctx
 from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.checkpoint import CheckpointOptions
@@ -43,17 +40,18 @@ from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimiz
 from returnn.options.training import EngineOptions
 from returnn.torch.context import get_run_ctx
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
-from returnn.torch.device import choose_device, move_to_device
-from returnn.torch.errors_context import error_context
+from returnn.torch.device import choose_device
+from returnn.torch.errors_context import add_batch_note
 from returnn.torch.forward_sink import ForwardSink
-from returnn.torch.messages import no_data_text, nonfinite_text
+from returnn.torch.loss_steps import LossSteps
+from returnn.torch.messages import no_data_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
 from returnn.torch.optim.factory import check_optimizer_options
-from returnn.torch.precision import Autocast, FullPrecision, Precision
+from returnn.torch.precision import step_precision
 from returnn.torch.restart import RestartState, isolated_rng, missing_evals
-from returnn.torch.start_report import print_scores_stored, print_start
+from returnn.torch.start_report import preview_learning_rate, print_scores_stored, print_start
 from returnn.torch.step_reports import StepReports
-from returnn.torch.updater import Updater
+from returnn.torch.updater import Updater, all_updaters
 from returnn.torch.user_functions import UserFunction
 
 __all__ = ["Engine", "ForwardCallbackIface", "TrainCtx"]
@@ -65,7 +63,7 @@ TrainCtx = RunCtx
 RawBatch = dict[str, Any]
 
 
-class Engine(StepReports, EngineBase):
+class Engine(LossSteps, StepReports, EngineBase):
     """Trains, evaluates and forwards a torch module. One instance per process."""
 
     FILE_POSTFIX = ".pt"
@@ -94,7 +92,6 @@ class Engine(StepReports, EngineBase):
         self._save_model_epoch_interval = 1
         self._updater: Any = None  # Updater; custom engines put what they like here
         self._amp_dtype: torch.dtype | None = None
-        self._precision: Precision = FullPrecision()
         self._forward_epoch: int | None = None
         self._restart = RestartState()
 
@@ -127,7 +124,8 @@ class Engine(StepReports, EngineBase):
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
         self._set_precision()
-        assert self._model is not None
+        assert self._model is not None and self.learning_rate_control is not None
+        self.learning_rate = preview_learning_rate(self.learning_rate_control, self._start_epoch)
         self._updater = Updater(
             config=self.config,
             network=self._model,
@@ -181,7 +179,6 @@ class Engine(StepReports, EngineBase):
         amp = AmpOptions.from_config(self.config)
         if amp is not None:
             self._amp_dtype = getattr(torch, amp.dtype)
-            self._precision = Autocast(self._device, self._amp_dtype)
 
     def _create_data_loader(self, dataset: Dataset) -> Loader:
         """:return: batches of the dataset, by the options of the config"""
@@ -262,8 +259,11 @@ class Engine(StepReports, EngineBase):
         """Set the learning rate of this epoch."""
         assert self.learning_rate_control is not None
         self.learning_rate = self.learning_rate_control.get_learning_rate_for_epoch(self.epoch)
-        if isinstance(self._updater, Updater):
-            self._updater.set_learning_rate(self.learning_rate)
+        updaters: list[Any] = list(all_updaters(self._updater))
+        if hasattr(self._updater, "set_learning_rate") and not updaters:
+            updaters = [self._updater]  # of a custom engine, and no subclass of ours
+        for updater in updaters:
+            updater.set_learning_rate(self.learning_rate)
 
     def train_epoch(self) -> None:
         """Train one epoch, store scores and checkpoint, evaluate, clean up."""
@@ -284,10 +284,9 @@ class Engine(StepReports, EngineBase):
             self._check_accumulated(losses)
         print(f"Trained {losses.num_steps} steps, took {time.time() - start:.3f}s", file=log.v2)
         self._finish_pass(report, losses, name="train")
-        if isinstance(self._updater, Updater):
-            num_skipped = self._updater.finish_epoch().num_skipped
-            if num_skipped:
-                print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
+        num_skipped = sum(updater.finish_epoch().num_skipped for updater in all_updaters(self._updater))
+        if num_skipped:
+            print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
         self._store_scores(losses.means())
         if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
             self.save_model()
@@ -295,96 +294,6 @@ class Engine(StepReports, EngineBase):
         self.eval_model()
         if CheckpointOptions.from_config(self.config).cleanup:
             self.cleanup_old_models()
-
-    def _call_run_train_step(
-        self, data: RawBatch, run_ctx: RunCtx, step_idx: int
-    ) -> tuple[torch.Tensor, dict[str, Loss]]:
-        # Custom engines written for the oldest versions have no step_idx.
-        if self._run_train_step_takes_step_idx:
-            return self.run_train_step(data, run_ctx, step_idx)
-        return self.run_train_step(data, run_ctx)  # type: ignore[call-arg]
-
-    @functools.cached_property
-    def _run_train_step_takes_step_idx(self) -> bool:
-        params = inspect.signature(self.run_train_step).parameters.values()
-        return any(p.name == "step_idx" or p.kind is p.VAR_POSITIONAL for p in params) or len(params) >= 3
-
-    def run_train_step(self, data: RawBatch, run_ctx: RunCtx, step_idx: int) -> tuple[torch.Tensor, dict[str, Loss]]:
-        """
-        One training step.
-
-        :param data: raw batch, anywhere
-        :param run_ctx: of this epoch, init_step was called
-        :param step_idx: within the epoch, from 0
-        :return: total loss (0-dim, to be minimised), losses by name
-        """
-        total_loss, losses = self._compute_losses(data, run_ctx)
-        if not self._loss_is_usable(losses, data):
-            self._updater.skip_step(step_idx)
-            return total_loss, losses
-        if self._updater.needs_train_position:
-            self._updater.set_train_position(
-                epoch=self.epoch, epoch_continuous=self._epoch_continuous(), global_train_step=self._train_step
-            )
-        self._updater.step(total_loss, step_idx)
-        return total_loss, losses
-
-    def _epoch_continuous(self) -> float | None:
-        """:return: number of epochs done, the part of the current one included; None: unknown"""
-        frac = self._train_dataloader.stats.complete_frac if self._train_dataloader is not None else None
-        return None if frac is None else self.epoch - 1 + frac
-
-    def run_eval_step(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
-        """
-        One evaluation step: as run_train_step, without update.
-
-        :param data: raw batch, anywhere
-        :param run_ctx: init_step was called
-        """
-        return self._compute_losses(data, run_ctx)
-
-    def _compute_losses(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
-        assert self._train_step_func is not None, "train_step not defined"
-        with self._precision.context(), error_context(self, data):
-            self._train_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
-        return run_ctx.total_loss(), run_ctx.losses
-
-    def move_data_to_device(self, data: RawBatch) -> RawBatch:
-        """:return: new dict with the tensors on the device of the model"""
-        return move_to_device(data, self._device)
-
-    def _loss_is_usable(self, losses: Mapping[str, Loss], data: RawBatch) -> bool:
-        """
-        On the CPU: check the losses before the weights change. On other devices the updater checks the gradients there,
-        and the losses are looked at when they are fetched, so that the loop does not wait for the device.
-        """
-        if torch.device(self._device).type != "cpu":
-            return True
-        bad = {name: x.loss.item() for name, x in losses.items() if not math.isfinite(x.loss.item())}
-        if not bad:
-            return True
-        if self._options.stop_on_nonfinite_train_score:
-            raise NonFiniteLossError(nonfinite_text(self.epoch, self._train_step, bad, data))
-        return False
-
-    def _check_nonfinite_train_score(
-        self, scores: Mapping[str, float], accumulated_scores: Mapping[str, float] | None = None
-    ) -> None:
-        """
-        :param scores: of one step
-        :param accumulated_scores: of the epoch so far; not needed
-        :raises NonFiniteLossError: one is inf or nan, and the config says stop_on_nonfinite_train_score
-        """
-        del accumulated_scores
-        bad = {k: v for k, v in scores.items() if not math.isfinite(v)}
-        if bad and self._options.stop_on_nonfinite_train_score:
-            text = nonfinite_text(self.epoch, self._train_step, bad)
-            print(text, file=log.v1)
-            raise NonFiniteLossError(text)
-
-    def _check_accumulated(self, losses: LossAccumulator) -> None:
-        if losses.nonfinite_steps and self._options.stop_on_nonfinite_train_score:
-            raise NonFiniteLossError(nonfinite_text(self.epoch, losses.nonfinite_steps[0], {}))
 
     def _store_scores(self, scores: Mapping[str, float]) -> None:
         assert self.learning_rate_control is not None
@@ -538,8 +447,12 @@ class Engine(StepReports, EngineBase):
         :param run_ctx: init_step was called
         """
         assert self._forward_step_func is not None, "forward_step not defined"
-        with self._precision.context(), error_context(self, data):
-            self._forward_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+        try:
+            with step_precision(self._device, self._amp_dtype):
+                self._forward_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+        except Exception as exc:
+            add_batch_note(exc, epoch=self.epoch, data=data)
+            raise
 
     # ---- saving -----------------------------------------------------------------------------------------------------
 
@@ -587,7 +500,7 @@ class Engine(StepReports, EngineBase):
         loader = self._train_dataloader if name == "train" else self._eval_dataloaders.get(name)
         if not losses.num_steps:
             raise DatasetError(no_data_text(name, loader, epoch=self.epoch))
-        summary = report.summary()
+        summary = report.summary(losses.means())
         if summary:
             print(summary, file=log.v3)
 

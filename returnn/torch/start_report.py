@@ -6,7 +6,7 @@ from returnn.engine.model_files import StartPoint
 from returnn.learning_rate_control import LearningRateControl
 from returnn.log import log
 
-__all__ = ["print_scores_stored", "print_start"]
+__all__ = ["preview_learning_rate", "print_scores_stored", "print_start"]
 
 _KINDS = {
     "fresh": "Start: fresh, with random parameters",
@@ -48,3 +48,15 @@ def print_scores_stored(own_model: bool, lr_control: LearningRateControl | None)
             "Scores not stored: the checkpoint is not one of option model, or there is no learning_rate_file.",
             file=log.v3,
         )
+
+
+def preview_learning_rate(lr_control: LearningRateControl, epoch: int) -> float:
+    """
+    :param lr_control: nothing is stored in it: scores that decide may still come in
+    :param epoch: first epoch to train
+    :return: its learning rate as far as known now, for the log to show of the optimizer
+    """
+    data = lr_control.epoch_data.get(epoch)
+    if data is not None and data.learning_rate is not None:
+        return data.learning_rate
+    return lr_control.calc_new_learning_rate_for_epoch(epoch)
