@@ -165,7 +165,7 @@ def init_dataset(
     if cls is None:
         raise _unknown_class(class_name, opts.get("name"))
     dataset = cls(**opts)
-    print(f"Created Dataset {dataset.name}", file=log.v4)
+    print(f"Created Dataset {dataset.name}", file=log.v2)
     print("  input:", dataset.num_inputs, file=log.v2)
     print("  output:", dataset.num_outputs, file=log.v2)
     print(f"  {dataset.len_info(fast=True) if _takes_fast(dataset) else dataset.len_info()}", file=log.v2)

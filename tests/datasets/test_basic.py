@@ -621,7 +621,7 @@ def test_lines_go_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.print", lambda *args, **kwargs: files.append((args[0], kwargs["file"])))
     init_dataset({"class": "Task12AXDataset", "num_seqs": 3, "name": "train"}).init_seq_order(epoch=1)
     assert files == [
-        ("Created Dataset train", log.v4),
+        ("Created Dataset train", log.v2),
         ("  input:", log.v2),
         ("  output:", log.v2),
         ("  Task12AXDataset, sequences: 3, frames: unknown", log.v2),
