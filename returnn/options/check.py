@@ -52,6 +52,12 @@ _GETTERS = (
 _TASKS_WITH_OPTIONS = ("train", "eval", "forward", "initialize_model")
 #: Read when it is first needed, not when the engine is initialised.
 _READ_LATE = ("file_cache_opts", "output_file", "forward_override_hdf_output")
+#: Options that hold datasets.
+_DATASETS = ("train", "dev", "eval", "eval_datasets", "forward", "forward_data")
+#: Job layers write these into each config of a task, whatever it does.
+_WRITTEN_BY_JOBS = ("output_file", "forward_override_hdf_output")
+#: So many names are shown at most.
+_NUM_SHOWN = 5
 _SIMPLE_TYPES = (bool, int, float, str, dict, list, tuple, type(None))
 
 
@@ -66,8 +72,9 @@ class Problem:
 
 def report_options(config: Config, task: str) -> None:
     """
-    Check all names of the loaded config, before anything expensive happens. Warnings go to ``log.v1``,
-    the options of other tasks are named in one line at ``log.v3``.
+    Check all names of the loaded config, before anything expensive happens. Warnings go to ``log.v1``. The options
+    of other tasks are named in one line: all at ``log.v4``, else the first few at ``log.v3``, without those that
+    just make the config serve several tasks.
 
     :param config: after loading, with the overrides of the command line
     :param task: the task that will run
@@ -85,7 +92,29 @@ def report_options(config: Config, task: str) -> None:
         raise NotSupportedError(refused[0].text if len(refused) == 1 else _joined("the config has", refused))
     without_effect = options_without_effect(config, task)
     if without_effect:
-        print(f"Options without effect in the task {task}:", ", ".join(without_effect), file=log.v3)
+        shown = _worth_showing(config, without_effect)
+        text = f"Options without effect in the task {task}: "
+        if shown != without_effect and log.verbose and log.verbose[4]:
+            print(text + ", ".join(without_effect), file=log.v4)
+        elif shown:
+            more = len(shown) - _NUM_SHOWN
+            names = shown if more <= 1 else [*shown[:_NUM_SHOWN], f"and {more} more"]
+            print(text + ", ".join(names), file=log.v3)
+
+
+def _worth_showing(config: Config, names: list[str]) -> list[str]:
+    """
+    One config often serves several tasks, and then holds their datasets and functions; these are no surprise.
+
+    :return: without these, unless the command line sets them; those of the command line come first
+    """
+    on_command_line = [name for name in names if name in config.command_line_keys]
+    others = [name for name in names if name not in on_command_line and not _is_part_of_a_task(config, name)]
+    return on_command_line + others
+
+
+def _is_part_of_a_task(config: Config, name: str) -> bool:
+    return name in _DATASETS or name in _WRITTEN_BY_JOBS or callable(config.typed_dict.get(name))
 
 
 def find_problems(config: Config) -> list[Problem]:
@@ -182,7 +211,10 @@ def unread_command_line_keys(config: Config) -> list[str]:
     read = options_read(config) | _names_read_directly(config)
     usage = _Usage.of(config)
     return sorted(
-        name for name in config.dict if lookup(name) is None and name not in read and name not in usage.anywhere
+        name
+        for name in config.dict
+        # A name that the config defines as well is its own, and it may use it in ways that cannot be seen.
+        if name not in config.typed_dict and lookup(name) is None and name not in read and name not in usage.anywhere
     )
 
 

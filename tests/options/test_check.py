@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from returnn.config import Config
+from returnn.config import Config, load_config
 from returnn.errors import ConfigError, NotSupportedError
+from returnn.log import log
 from returnn.options.check import (
     find_problems,
     options_without_effect,
@@ -26,6 +27,12 @@ def load(folder: Path, text: str, args: tuple[str, ...] = ()) -> Config:
     config.load_file(str(folder / "my.config"))
     config.parse_cmd_args(list(args))
     return config
+
+
+def write_config(folder: Path, text: str) -> str:
+    """:return: file name"""
+    (folder / "my.config").write_text("#!rnn.py\n" + text)
+    return str(folder / "my.config")
 
 
 def kinds(config: Config) -> dict[str, str]:
@@ -129,8 +136,39 @@ def test_options_of_other_tasks_are_named(tmp_path: Path, capsys: pytest.Capture
     assert options_without_effect(config, "forward") == ["gradient_clip", "train"]
     assert options_without_effect(config, "train") == ["forward"]
     assert options_without_effect(config, "config:f") == options_without_effect(config, "nop") == []
+    log.initialize(verbosity=[4])
     report_options(config, "forward")  # no error, although strict: the same config serves both tasks
     assert "Options without effect in the task forward: gradient_clip, train\n" in capsys.readouterr().out
+    log.initialize(verbosity=[3])
+    report_options(config, "forward")  # datasets and functions of other tasks are no surprise
+    assert "Options without effect in the task forward: gradient_clip\n" in capsys.readouterr().out
+    report_options(config, "train")
+    assert "without effect" not in capsys.readouterr().out
+
+
+def test_options_of_other_tasks_are_one_short_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "cleanup_old_models = True\ngradient_clip = 1.0\nlearning_rates = [1]\nnum_epochs = 3\nsave_interval = 2\n"
+        "optimizer = {'class': 'adam'}\naccum_grad_multiple_step = 2\ndef train_step(**kwargs):\n    pass\n"
+        "output_file = 'output.hdf'\nforward_override_hdf_output = True\n"
+    )
+    config = load(tmp_path, text, ("++num_epochs", "4"))
+    log.initialize(verbosity=[3])
+    report_options(config, "forward")
+    (line,) = capsys.readouterr().out.splitlines()
+    # What the command line sets comes first.
+    start = "Options without effect in the task forward: num_epochs, accum_grad_multiple_step, "
+    assert line.startswith(start) and line.endswith(", and 2 more")
+    report_options(config, "eval")
+    assert "train_step" not in capsys.readouterr().out
+    report_options(load(tmp_path, text[text.index("output_file") :]), "train")
+    assert capsys.readouterr().out == ""
+
+
+def test_key_of_the_command_line_that_the_config_defines_is_used(tmp_path: Path) -> None:
+    args = ("++lm_scale", "0.5", "++other_scale", "0.5")
+    config = load_config(command_line_options=[write_config(tmp_path, "lm_scale = 1.0\n"), *args])
+    assert unread_command_line_keys(config) == ["other_scale"]
 
 
 @pytest.mark.parametrize(
