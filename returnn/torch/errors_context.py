@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from returnn.engine.base import EngineBase
+from returnn.log import log
 
-__all__ = ["error_context"]
+__all__ = ["add_batch_note"]
 
 
-@contextlib.contextmanager
-def error_context(engine: EngineBase, data: Mapping[str, Any]) -> Iterator[None]:
+def add_batch_note(exc: Exception, *, epoch: int, data: Mapping[str, Any]) -> None:
     """
-    :param engine: running the step
-    :param data: raw batch
+    :param exc: raised in a step; gets a note that the traceback shows
+    :param epoch: current one
+    :param data: raw batch. Any: tensors and lists
     """
-    try:
-        yield
-    except Exception as exc:
-        tags = [str(t) for t in data.get("seq_tag", ())]
-        shapes = {k: tuple(v.shape) for k, v in data.items() if hasattr(v, "shape") and ":size" not in k}
-        note = (
-            f"in epoch {engine.epoch}, sequences {', '.join(tags[:5])}{' ...' if len(tags) > 5 else ''}; "
-            f"shapes {shapes}"
-        )
-        if hasattr(exc, "add_note"):  # Python 3.11
-            exc.add_note(note)
-        raise
+    tags = [str(t) for t in data.get("seq_tag", ())]
+    shapes = {k: tuple(v.shape) for k, v in data.items() if hasattr(v, "shape") and ":size" not in k}
+    note = f"in epoch {epoch}, sequences {', '.join(tags[:5])}{' ...' if len(tags) > 5 else ''}; shapes {shapes}"
+    if hasattr(exc, "add_note"):  # Python 3.11
+        exc.add_note(note)
+    else:
+        print(f"{type(exc).__name__} {note}", file=log.v1)

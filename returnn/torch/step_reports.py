@@ -28,11 +28,14 @@ class StepReports:
     _device: str
     _train_step: int
     _forward_epoch: int | None
-    #: time.time() of the last step line of this pass
+    #: time.time() of the last step line, of any pass; None: there was none
     time_since_last_step: float | None = None
 
     def _check_accumulated(self, losses: LossAccumulator) -> None:
-        """Defined by the engine: raises if fetched losses are inf or nan."""
+        """
+        :raises NonFiniteLossError: fetched losses are inf or nan, and the config says to stop then
+        """
+        raise NotImplementedError  # by LossSteps
 
     def _steps(self, batches: Iterable[RawBatch], *, name: str) -> Iterator[tuple[RawBatch, RunCtx]]:
         """:return: batches, each with the run context at the start of its step"""
@@ -42,7 +45,6 @@ class StepReports:
             yield data, run_ctx
 
     def _pass_report(self, what: str, loader: object) -> PassReport:
-        self.time_since_last_step = None
         epoch = self._forward_epoch if what == "forward" else self.epoch
         return PassReport(f"{what} epoch {epoch}", loader)
 

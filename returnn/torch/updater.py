@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Updater",
     "EpochUpdates",
+    "all_updaters",
     "check_optimizer_options",
     "get_optimizer_class",
     "gradient_noise_",
@@ -545,6 +546,17 @@ class Updater:
             if param is not None and param.shape == grad.shape:
                 param.grad = grad.to(device=param.device, dtype=param.dtype)
         self._num_accumulated = int(accumulated["num_steps"])
+
+
+def all_updaters(obj: object) -> list[Updater]:
+    """
+    :param obj: what an engine has as updater: one, a dict or list of several, or something else
+    :return: all that are instances of Updater
+    """
+    if isinstance(obj, Mapping):
+        obj = list(obj.values())
+    items = obj if isinstance(obj, (list, tuple)) else [obj]
+    return [item for item in items if isinstance(item, Updater)]
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

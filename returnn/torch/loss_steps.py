@@ -1,0 +1,151 @@
+"""The part of the engine that computes the losses of one batch, checks them, and updates the model."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from returnn.engine.losses import LossAccumulator
+from returnn.errors import NonFiniteLossError
+from returnn.frontend.run_ctx import Loss, RunCtx
+from returnn.log import log
+from returnn.options.training import EngineOptions
+from returnn.torch.device import move_to_device
+from returnn.torch.errors_context import add_batch_note
+from returnn.torch.messages import nonfinite_text
+from returnn.torch.precision import step_precision
+from returnn.torch.step_reports import RawBatch
+from returnn.torch.updater import Updater
+from returnn.torch.user_functions import UserFunction
+
+__all__ = ["LossSteps"]
+
+
+class LossSteps:
+    """Base of the engine; uses attributes that the engine sets."""
+
+    epoch: int
+    _options: EngineOptions
+    _device: str
+    _amp_dtype: torch.dtype | None
+    _model: torch.nn.Module | None
+    _train_step: int
+    _train_step_func: UserFunction | None
+    _train_dataloader: Any  # Loader; a custom engine may have another iterable
+    _updater: Any  # Updater; custom engines put what they like here
+
+    def _call_run_train_step(
+        self, data: RawBatch, run_ctx: RunCtx, step_idx: int
+    ) -> tuple[torch.Tensor, dict[str, Loss]]:
+        # Custom engines written for the oldest versions have no step_idx.
+        if self._run_train_step_takes_step_idx:
+            return self.run_train_step(data, run_ctx, step_idx)
+        return self.run_train_step(data, run_ctx)  # type: ignore[call-arg]
+
+    @functools.cached_property
+    def _run_train_step_takes_step_idx(self) -> bool:
+        return _takes_argument(self.run_train_step, "step_idx", num_before=2)
+
+    @functools.cached_property
+    def _updater_step_takes_step_idx(self) -> bool:
+        return _takes_argument(self._updater.step, "step_idx", num_before=1)
+
+    def run_train_step(self, data: RawBatch, run_ctx: RunCtx, step_idx: int) -> tuple[torch.Tensor, dict[str, Loss]]:
+        """
+        One training step.
+
+        :param data: raw batch, anywhere
+        :param run_ctx: of this epoch, init_step was called
+        :param step_idx: within the epoch, from 0
+        :return: total loss (0-dim, to be minimised), losses by name
+        """
+        total_loss, losses = self._compute_losses(data, run_ctx)
+        if not self._loss_is_usable(losses, data):
+            if isinstance(self._updater, Updater):
+                self._updater.skip_step(step_idx)
+            return total_loss, losses
+        if isinstance(self._updater, Updater) and self._updater.needs_train_position:
+            self._updater.set_train_position(
+                epoch=self.epoch, epoch_continuous=self._epoch_continuous(), global_train_step=self._train_step
+            )
+        if self._updater_step_takes_step_idx:
+            self._updater.step(total_loss, step_idx)
+        else:
+            self._updater.step(total_loss)
+        return total_loss, losses
+
+    def _epoch_continuous(self) -> float | None:
+        """:return: number of epochs done, the part of the current one included; None: unknown"""
+        stats = getattr(self._train_dataloader, "stats", None)
+        frac = None if stats is None else stats.complete_frac
+        return None if frac is None else self.epoch - 1 + frac
+
+    def run_eval_step(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
+        """
+        One evaluation step: as run_train_step, without update.
+
+        :param data: raw batch, anywhere
+        :param run_ctx: init_step was called
+        """
+        return self._compute_losses(data, run_ctx)
+
+    def _compute_losses(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
+        assert self._train_step_func is not None, "train_step not defined"
+        try:
+            # The attribute, not an option: custom engines set it themselves.
+            with step_precision(self._device, self._amp_dtype):
+                self._train_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+        except Exception as exc:
+            add_batch_note(exc, epoch=self.epoch, data=data)
+            raise
+        return run_ctx.total_loss(), run_ctx.losses
+
+    def move_data_to_device(self, data: RawBatch) -> RawBatch:
+        """:return: new dict with the tensors on the device of the model"""
+        return move_to_device(data, self._device)
+
+    def _loss_is_usable(self, losses: Mapping[str, Loss], data: RawBatch) -> bool:
+        """
+        On the CPU: check the losses before the weights change. On other devices the updater checks the gradients there,
+        and the losses are looked at when they are fetched, so that the loop does not wait for the device.
+        """
+        if torch.device(self._device).type != "cpu":
+            return True
+        bad = {name: x.loss.item() for name, x in losses.items() if not math.isfinite(x.loss.item())}
+        if not bad:
+            return True
+        if self._options.stop_on_nonfinite_train_score:
+            raise NonFiniteLossError(nonfinite_text(self.epoch, self._train_step, bad, data))
+        return False
+
+    def _check_nonfinite_train_score(
+        self, scores: Mapping[str, float], accumulated_scores: Mapping[str, float] | None = None
+    ) -> None:
+        """
+        :param scores: of one step
+        :param accumulated_scores: of the epoch so far; not needed
+        :raises NonFiniteLossError: one is inf or nan, and the config says stop_on_nonfinite_train_score
+        """
+        del accumulated_scores
+        bad = {k: v for k, v in scores.items() if not math.isfinite(v)}
+        if bad and self._options.stop_on_nonfinite_train_score:
+            text = nonfinite_text(self.epoch, self._train_step, bad)
+            print(text, file=log.v1)
+            raise NonFiniteLossError(text)
+
+    def _check_accumulated(self, losses: LossAccumulator) -> None:
+        if losses.nonfinite_steps and self._options.stop_on_nonfinite_train_score:
+            raise NonFiniteLossError(nonfinite_text(self.epoch, losses.nonfinite_steps[0], {}))
+
+
+def _takes_argument(func: Any, name: str, *, num_before: int) -> bool:
+    """:return: whether a method (maybe overridden, in the form of an older version) takes one more positional argument"""
+    params = inspect.signature(func).parameters.values()
+    if any(p.name == name or p.kind is p.VAR_POSITIONAL for p in params):
+        return True
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params) > num_before
