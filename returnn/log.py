@@ -261,7 +261,8 @@ class Log:
             raise NotSupportedError(
                 'Option "use_horovod" is not supported. Use torch.distributed ("torch_distributed").'
             )
-        logs = list(config.list("log", []))
+        # `from returnn.log import log` in a config puts this object under the name of the option.
+        logs = [target for target in config.list("log", []) if not isinstance(target, Log)]
         if state.world_size > 1:
             logs = [_name_for_rank(target) for target in logs]
         self.initialize(
