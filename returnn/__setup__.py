@@ -16,7 +16,11 @@ def git_rev_version(git_dir: str) -> str | None:
     """
     try:
         rev = subprocess.run(
-            ["git", "-C", git_dir, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+            ["git", "-C", git_dir, "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         ).stdout.strip()
         dirty = subprocess.run(["git", "-C", git_dir, "diff", "--quiet", "HEAD"], capture_output=True, timeout=5)
     except (OSError, subprocess.SubprocessError):

@@ -145,7 +145,9 @@ class PassReport:
             )
             self._filter = _BarFilter(self._bar)
             self._terminals = [
-                h for h in logging.getLogger("returnn").handlers if getattr(h, "stream", None) is sys.stdout or "Stdout" in type(h).__name__
+                h
+                for h in logging.getLogger("returnn").handlers
+                if getattr(h, "stream", None) is sys.stdout or "Stdout" in type(h).__name__
             ]
             for handler in self._terminals:
                 handler.addFilter(self._filter)

@@ -18,7 +18,17 @@ from returnn.errors import ConfigError
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["Option", "declare", "lookup", "all_options", "closest_names", "is_given", "read", "options_read", "REQUIRED"]
+__all__ = [
+    "Option",
+    "declare",
+    "lookup",
+    "all_options",
+    "closest_names",
+    "is_given",
+    "read",
+    "options_read",
+    "REQUIRED",
+]
 
 Status = Literal["supported", "ignored", "refused", "later"]
 #: Default of an option that has none.
