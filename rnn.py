@@ -6,6 +6,6 @@ import sys
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-    from returnn.__main__ import main
+    from returnn.__main__ import console_main
 
-    main(sys.argv)
+    console_main()

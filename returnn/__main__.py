@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -364,7 +365,7 @@ def _answer(request: cli_args.Request, program: str) -> None:
         print(cli_help.usage_line(program), file=sys.stderr)
         sys.exit(1)
     text = cli_help.help_text(program) if request == "help" else cli_help.version_text()
-    with contextlib.suppress(BrokenPipeError):  # e.g. | head
+    with contextlib.suppress(OSError):  # e.g. | head, or a full disk
         print(text)
     _flush_stdout()
 
@@ -403,12 +404,15 @@ def _need_config() -> Config:
 
 
 def console_main() -> None:
-    """Entry point of the console command ``returnn``."""
+    """Entry point of the program in all its forms: :func:`main` with the arguments of the process."""
     main(sys.argv)
+    # All is done. What is left is the end of the interpreter, which takes a moment if torch is loaded;
+    # a Ctrl-C that comes so late would only show errors of library code that ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
     # Run the module under its own name, so that its public names exist only once.
-    from returnn.__main__ import main as _main
+    from returnn.__main__ import console_main as _console_main
 
-    _main(sys.argv)
+    _console_main()

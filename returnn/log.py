@@ -45,6 +45,23 @@ class _Formatter(logging.Formatter):
         return f"{seconds}.{int(record.msecs):03d}"
 
 
+def _complain_once(handler: logging.Handler, target: str) -> bool:
+    """
+    To be called in an exception handler. That a log cannot be written (full disk, quota) is said once; the run goes on.
+
+    :return: whether it was such an error
+    """
+    exc = sys.exc_info()[1]
+    if not isinstance(exc, OSError):
+        return False
+    if not getattr(handler, "complained", False):
+        handler.complained = True  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"Cannot write to the log {target}: {exc.strerror or exc}. Its lines may get lost.\n")
+            sys.stderr.flush()
+    return True
+
+
 class StdoutHandler(logging.StreamHandler):
     """Writes to what ``sys.stdout`` is at that time."""
 
@@ -62,7 +79,7 @@ class StdoutHandler(logging.StreamHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """A reader that is gone (``rnn.py my.config | head``) is no reason to complain at each line."""
-        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+        if not isinstance(sys.exc_info()[1], BrokenPipeError) and not _complain_once(self, "on stdout"):
             super().handleError(record)
 
 
@@ -71,6 +88,16 @@ class _FileHandler(logging.FileHandler):
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, mode="a", encoding="utf8", errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Complain once if the disk is full."""
+        if not _complain_once(self, f"file {self.baseFilename}"):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file; what could not be written is lost."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _PipeHandler(logging.StreamHandler):
@@ -259,16 +286,17 @@ class Log:
         """
         if config.bool("use_horovod", False):
             raise NotSupportedError(
-                'Option "use_horovod" is not supported. Use torch.distributed ("torch_distributed").'
+                'Option "use_horovod" is not supported. Remove it, and train in one process;'
+                " training on many devices comes later, with torchrun."
             )
         # `from returnn.log import log` in a config puts this object under the name of the option.
-        logs = [target for target in config.list("log", []) if not isinstance(target, Log)]
+        logs = [target for target in _option_list(config, "log") if not isinstance(target, Log)]
         if state.world_size > 1:
             logs = [_name_for_rank(target) for target in logs]
         self.initialize(
             logs=logs,
-            verbosity=config.int_list("log_verbosity", []),
-            formatter=config.list("log_format", []),
+            verbosity=_option_list(config, "log_verbosity"),
+            formatter=_option_list(config, "log_format"),
         )
 
     def print_warning(self, text: str, *, prefix_text: str = "WARNING:", extra_text: str | None = None) -> None:
@@ -303,6 +331,16 @@ class Log:
             stream = getattr(self, f"v{level}")
             if stream is not None:
                 stream.flush()
+
+
+def _option_list(config: Config, key: str) -> list[Any]:  # Any: raw option values
+    """:return: the values. On the command line, one value, a Python list, or values separated by commas"""
+    value = config.typed_value(key)
+    if isinstance(value, str) and not config.is_typed(key):
+        return [text for text in config.list(key) if text]
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _entry(values: list[Any], index: int, default: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -217,6 +218,40 @@ def test_init_by_config(tmp_path: Path) -> None:
     assert log.filename == str(tmp_path / "x.y.torch-distrib-1-4.log")
     with pytest.raises(NotSupportedError, match="use_horovod"):
         log.init_by_config(Config({"use_horovod": True}))
+
+
+@pytest.mark.parametrize(
+    "args, targets, levels",
+    [
+        (["++log_verbosity", "[5,1]"], ["stdout"], [10]),
+        (["++log", "[{0!r},'stdout',{1!r}]", "++log_verbosity", "[5,1,3]"], ["{0}", "stdout", "{1}"], [10, 21, 12]),
+        (["++log", "{0},{1}", "++log_verbosity", "5,1,3"], ["{0}", "{1}", "stdout"], [10, 21, 12]),
+        (["++log", "{0}", "++log_verbosity", "4"], ["{0}", "stdout"], [11, 11]),
+        (["++log", "None"], ["stdout"], [12]),
+        (["++log", ""], ["stdout"], [12]),
+        (["++log", "{0}", "++log_format", "timed,verbose"], ["{0}", "stdout"], [12, 12]),
+    ],
+)
+def test_options_of_the_command_line(args: list[str], targets: list[str], levels: list[int], tmp_path: Path) -> None:
+    files = [str(tmp_path / "a.log"), str(tmp_path / "b.log")]
+    config = Config()
+    config.parse_cmd_args([arg.format(*files) for arg in args])
+    log = Log()
+    log.init_by_config(config)
+    handlers = logging.getLogger("returnn").handlers
+    assert [getattr(h, "baseFilename", "stdout") for h in handlers] == [t.format(*files) for t in targets]
+    assert [h.level for h in handlers] == levels
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_full_disk_is_said_once_and_the_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    log.initialize(logs=["/dev/full"], verbosity=[3])
+    for i in range(3):
+        print("line", i, file=log.v3)
+    captured = capsys.readouterr()
+    assert captured.out == "line 0\nline 1\nline 2\n"
+    assert captured.err.count("\n") == 1 and "Cannot write to the log file /dev/full: No space left" in captured.err
 
 
 def test_wrap_log_streams(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def report(exc: BaseException, *, dump: Dump | None = None) -> None:
     try:
         sys.stderr.write(short_report(exc))
         sys.stderr.flush()
-    except (BrokenPipeError, ValueError):  # nobody reads, or it is closed
+    except (OSError, ValueError):  # nobody reads, or it is closed, or the disk is full
         ignore_broken_pipe(sys.stderr)
 
 
@@ -158,14 +158,15 @@ def install(dump: Dump | None = None) -> None:
 
 def ignore_broken_pipe(stream: TextIO) -> bool:
     """
-    Flush; if the reader is gone, let all further output go nowhere, so that the interpreter does not complain at its end.
+    Flush; if the reader is gone, or the disk full, let all further output go nowhere, so that the interpreter
+    does not complain at its end.
 
     :param stream: sys.stdout or sys.stderr
-    :return: whether the reader is gone
+    :return: whether that is so
     """
     try:
         stream.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, stream.fileno())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from returnn.cli.signals import SignalHandling, Terminated, end_children
-from tests.cli.helpers import command, environment, write_config
+from tests.cli.helpers import command, environment, rnn, write_config
 
 #: Says that it runs, then waits long; notes in a file that it was unwound.
 SLEEP = """
@@ -144,3 +144,10 @@ def test_terminated_carries_the_exit_code() -> None:
 
 def test_end_children_without_children() -> None:
     end_children()
+
+
+def test_ctrl_c_when_all_is_done(tmp_path: Path) -> None:
+    # At the end of the interpreter, e.g. while torch ends.
+    config = "import atexit, os, signal\ntask = 'nop'\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    result = rnn([write_config(tmp_path, config)], tmp_path)
+    assert (result.code, result.err) == (0, "")
