@@ -15,7 +15,10 @@ __all__ = [
     "MissingOptionError",
     "ConfigFileError",
     "DatasetError",
+    "DatasetOptionError",
     "DataFileError",
+    "UnknownSeqTagError",
+    "DatasetOptionError",
     "MissingDependencyError",
     "NotSupportedError",
     "CheckpointError",
@@ -111,12 +114,28 @@ class DatasetError(UserError, ValueError, AssertionError):
     """A dataset cannot be built or iterated: bad options or inconsistent data."""
 
 
+class DatasetOptionError(DatasetError, TypeError):
+    """The class of a dataset has no such option, or needs another one. TypeError is what the peers raise."""
+
+
 class DataFileError(DatasetError, OSError):
     """A data file is missing, broken, or does not fit to the others. The message names the file."""
 
     def __str__(self) -> str:
         # OSError with one argument keeps it, but be explicit about the text.
         return str(self.args[0]) if self.args else ""
+
+
+class UnknownSeqTagError(DatasetError, KeyError):
+    """A sequence tag was asked for that the dataset does not have, or a file with data per tag has not."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the text.
+        return str(self.args[0]) if self.args else ""
+
+
+class DatasetOptionError(DatasetError, TypeError):
+    """A dataset has no such option, or one is missing or of the wrong type. TypeError is what the peers raise."""
 
 
 class MissingDependencyError(UserError, ImportError):

@@ -10,9 +10,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from returnn.errors import ConfigError, DatasetError, NotSupportedError
+from returnn.errors import ConfigError, DatasetError, DatasetOptionError, NotSupportedError
 from returnn.log import log
 from returnn.options.datasets import config_value, has_config
+from returnn.util.kwargs import collect_class_init_kwargs
 from returnn.util.literal import LiteralError, parse_literal
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def init_dataset(
     :param parent_dataset: seed offset and shard are taken from there, where the dict has no entry
     :return: constructed, not initialised: call ``init_seq_order(epoch=...)``
     :raises DatasetError: no, unknown or wrong class
+    :raises DatasetOptionError: the class has no such option, or needs another one
     """
     if isinstance(kwargs, _dataset_base()):
         return kwargs
@@ -164,12 +166,43 @@ def init_dataset(
     cls = get_dataset_class(class_name)
     if cls is None:
         raise _unknown_class(class_name, opts.get("name"))
-    dataset = cls(**opts)
+    try:
+        dataset = cls(**opts)
+    except TypeError as exc:
+        problem = _wrong_options(cls, opts)
+        if not problem:
+            raise
+        raise DatasetOptionError(f"dataset {opts.get('name') or '<unknown_name>'}: {problem}") from exc
     print(f"Created Dataset {dataset.name}", file=log.v2)
     print("  input:", dataset.num_inputs, file=log.v2)
     print("  output:", dataset.num_outputs, file=log.v2)
     print(f"  {dataset.len_info(fast=True) if _takes_fast(dataset) else dataset.len_info()}", file=log.v2)
     return dataset
+
+
+def _wrong_options(cls: type[Dataset], opts: DatasetDict) -> str:
+    """:return: sentences about options that the class does not have, or that it needs; "" if there are none"""
+    known = collect_class_init_kwargs(cls, keyword_only=True)
+    sentences = []
+    for name in opts:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f" Did you mean {close[0]!r}?"
+                if close
+                else f" Its options are {', '.join(n for n in known if n[0] != '_')}."
+            )
+            sentences.append(f"{cls.__name__} has no option {name!r}.{hint}")
+    missing = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in opts
+    ]
+    if missing:
+        sentences.append(f"{cls.__name__} needs the option {', '.join(map(repr, missing))}.")
+    return " ".join(sentences)
 
 
 def _takes_fast(dataset: Dataset) -> bool:

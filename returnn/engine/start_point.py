@@ -41,7 +41,7 @@ def choose_start(
     :raises CheckpointError: a file that is asked for is missing or broken, or all own checkpoints are unusable
     :raises ConfigError: a task that needs a checkpoint has none
     """
-    is_train = options.task in ("train", "initialize_model")
+    is_train = options.task in ("train", "nop_init_net_train", "initialize_model")
     if models is None:
         models = existing_models(options.model, options.final_epoch if is_train else None)
     if not is_train:

@@ -12,7 +12,7 @@ from returnn.log import log
 __all__ = ["choose_device", "device_memory_text", "move_to_device"]
 
 
-class _NoDeviceError(ConfigError, RuntimeError):
+class DeviceError(ConfigError, RuntimeError):
     """The wanted device is not there."""
 
 
@@ -31,8 +31,8 @@ def choose_device(requested: str | None) -> str:
         return device
     device = requested.strip().lower()
     if device == "gpu" or device.startswith("gpu:"):
-        print(f'device = "{requested}": "gpu" is an old name of "cuda", using that.', file=log.v1)
         device = "cuda" + device[len("gpu") :]
+        source += f': "{requested}", the old name'
     try:
         parsed = torch.device(device)
     except RuntimeError as exc:
@@ -42,18 +42,18 @@ def choose_device(requested: str | None) -> str:
     if parsed.type == "cuda":
         if not torch.cuda.is_available():
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            raise _NoDeviceError(
+            raise DeviceError(
                 f"No GPU device found, but config requested 'gpu' device. (device = {requested!r} from {source}, "
                 f"torch {torch.__version__}, CUDA_VISIBLE_DEVICES = {visible!r}.) "
                 'Check the driver and the job\'s GPU request, or set device = "cpu".'
             )
         if parsed.index is not None and parsed.index >= torch.cuda.device_count():
-            raise _NoDeviceError(
+            raise DeviceError(
                 f"No GPU device found with index {parsed.index} (device = {requested!r} from {source}): "
                 f"there are {torch.cuda.device_count()}."
             )
     if parsed.type == "mps" and not torch.backends.mps.is_available():
-        raise _NoDeviceError(f'device = {requested!r} ({source}) is not available here. Set device = "cpu".')
+        raise DeviceError(f'device = {requested!r} ({source}) is not available here. Set device = "cpu".')
     print(f"Using device: {device} ({source})", file=log.v2)
     return device
 

@@ -352,8 +352,28 @@ def test_init_dataset_bad_forms(bad: Any) -> None:
 
 
 def test_unknown_option_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'num_foo'"):
-        init_dataset({"class": "DummyDataset", "input_dim": 2, "output_dim": 3, "num_seqs": 4, "num_foo": 1})
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'num_foo'"):
+        DummyDataset(input_dim=1, output_dim=1, num_seqs=1, num_foo=3)
+    opts = {"class": "Task12AXDataset", "num_seqs": 3}
+    text = r"^dataset train: Task12AXDataset has no option 'partition_epochs'. Did you mean 'partition_epoch'\?$"
+    with pytest.raises(TypeError, match=text) as exc_info:
+        init_dataset({**opts, "partition_epochs": 3}, default_kwargs={"name": "train"})
+    assert isinstance(exc_info.value, DatasetError)
+    with pytest.raises(DatasetError, match=r"no option 'xyzzy'. Its options are .*num_seqs, .*partition_epoch, [^_]"):
+        init_dataset({**opts, "xyzzy": 3})
+    with pytest.raises(DatasetError, match=r"DummyDataset needs the option 'input_dim', 'output_dim'.$"):
+        init_dataset({"class": "DummyDataset", "num_seqs": 3})
+
+
+def test_type_error_inside_of_a_dataset_stays_as_it_is() -> None:
+    class Broken(DummyDataset):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(input_dim=1, output_dim=1, num_seqs=1, **kwargs)
+            len(None)  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="has no len") as exc_info:
+        init_dataset({"class": Broken})
+    assert not isinstance(exc_info.value, DatasetError)
 
 
 def test_parent_dataset() -> None:

@@ -51,6 +51,11 @@ def test_newest_existing() -> None:
     assert _start(num_epochs=2).epoch == 2
 
 
+def test_nop_init_net_train_starts_as_a_training() -> None:
+    write_epochs(1, 2)
+    assert _triple(_start(task="nop_init_net_train")) == _triple(_start()) == ("resume", 2, "m/ep.002")
+
+
 def test_existing_wins_over_load_and_import() -> None:
     write_epochs(2)
     write("other.pt")
