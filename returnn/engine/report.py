@@ -128,6 +128,7 @@ class PassReport:
         self._filter: _BarFilter | None = None
         self._terminals: list[logging.Handler] = []
         self._start = time.monotonic()
+        self._first_step: tuple[float, float] | None = None  # time and share of the pass, when a step was done first
         self._last_refresh = 0.0
 
     def __enter__(self) -> PassReport:
@@ -203,7 +204,11 @@ class PassReport:
         parts = []
         frac = self._frac()
         if frac:
-            parts.append(f"ETA {hms(elapsed / frac - elapsed)}")
+            # From the first step on: until then worker processes were starting.
+            self._first_step = self._first_step or (now, frac)
+            since, start_frac = self._first_step
+            if frac > start_frac:
+                parts.append(f"ETA {hms((now - since) * (1.0 - frac) / (frac - start_frac))}")
         stats = self._stats
         if stats is not None:
             parts.append(f"{stats.num_seqs_seen / elapsed:.0f} seqs/s")

@@ -170,7 +170,10 @@ def _choose_for_other_task(options: CheckpointOptions, models: dict[int, str]) -
         notes = []
         if options.load_epoch:
             notes.append("warning: load_epoch is ignored, since load is given; the epoch is read from the checkpoint.")
-        return StartPoint("load", None, filename, notes)
+        is_own = os.path.realpath(model_file(filename)) in {
+            os.path.realpath(path + MODEL_POSTFIX) for path in models.values()
+        }
+        return StartPoint("load", None, filename, notes, is_own_model=is_own)
     if options.load_epoch:
         if options.load_epoch not in models:
             raise _missing_epoch(options, options.load_epoch, "load_epoch", models)

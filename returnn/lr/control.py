@@ -397,7 +397,9 @@ class LearningRateControl:
         """:return: one line for the log: strategy, first rates, what it looks at, file"""
         parts = [type(self).__name__, f"learning rate {self.default_learning_rate}"]
         if self.default_learning_rates:
-            rates = list(self.default_learning_rates.items())
+            # The file goes before the option.
+            stored = {epoch: data.learning_rate for epoch, data in self.epoch_data.items()}
+            rates = [(epoch, stored.get(epoch) or rate) for epoch, rate in self.default_learning_rates.items()]
             shown = ", ".join(f"{rate} (epoch {epoch})" for epoch, rate in rates[:3])
             parts[1] = f"learning rates {shown}{', ...' if len(rates) > 3 else ''}"
         if self._uses_errors:

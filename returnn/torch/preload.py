@@ -215,7 +215,10 @@ class Preloads:
         """:return: state of the file with names of the model, without ignored ones"""
         if entry.name not in self._states:
             assert entry.filename is not None
-            filename = find_checkpoint_file(entry.filename)
+            try:
+                filename = find_checkpoint_file(entry.filename)
+            except CheckpointError as exc:
+                raise CheckpointError(f'option {_OPTION}["{entry.name}"]: {exc}') from exc
             # Mapped: asking for the names reads no tensors, and parts that are not used are never read.
             obj = load_file(filename, weights_only=not self._allow_unsafe, mmap=True)
             state = get_model_state(obj, filename=filename, key=entry.checkpoint_key)

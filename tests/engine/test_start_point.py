@@ -277,3 +277,11 @@ def test_engine_that_uses_the_standard_files_in_its_own_way() -> None:
     os.remove("m/ep.002.opt.pt")
     start = _start(standard_optimizer_files=False)
     assert start.epoch == 1 and "m/ep.002.opt.pt does not exist" in start.notes[0]
+
+
+def test_eval_of_a_given_own_checkpoint_is_own() -> None:
+    write_epochs(1, 2)
+    assert _start(task="eval", load="m/ep.001.pt").is_own_model
+    os.makedirs("other")
+    os.link("m/ep.001.pt", "other/ep.001.pt")
+    assert not _start(task="eval", load="other/ep.001.pt").is_own_model

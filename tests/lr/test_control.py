@@ -10,10 +10,16 @@ import pytest
 
 from returnn._state import process_state_ctx
 from returnn.errors import ConfigError, DataFileError
+from returnn.log import log
 from returnn.lr.constant import ConstantLearningRate
 from returnn.lr.control import LearningRateControl
 from returnn.lr.epoch_data import EpochData
 from returnn.lr.newbob import NewbobAbs, NewbobRelative
+
+
+@pytest.fixture(autouse=True)
+def _log() -> None:
+    log.initialize(verbosity=[5])  # whatever other tests did
 
 
 def test_base_class_reads_a_file_and_has_no_rule(tmp_path: Path) -> None:
