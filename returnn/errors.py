@@ -18,7 +18,6 @@ __all__ = [
     "DatasetOptionError",
     "DataFileError",
     "UnknownSeqTagError",
-    "DatasetOptionError",
     "MissingDependencyError",
     "NotSupportedError",
     "CheckpointError",
@@ -115,7 +114,7 @@ class DatasetError(UserError, ValueError, AssertionError):
 
 
 class DatasetOptionError(DatasetError, TypeError):
-    """The class of a dataset has no such option, or needs another one. TypeError is what the peers raise."""
+    """The class of a dataset has no such option, needs another one, or it is of the wrong type. TypeError is what the peers raise."""
 
 
 class DataFileError(DatasetError, OSError):
@@ -132,10 +131,6 @@ class UnknownSeqTagError(DatasetError, KeyError):
     def __str__(self) -> str:
         # KeyError would show the repr of the text.
         return str(self.args[0]) if self.args else ""
-
-
-class DatasetOptionError(DatasetError, TypeError):
-    """A dataset has no such option, or one is missing or of the wrong type. TypeError is what the peers raise."""
 
 
 class MissingDependencyError(UserError, ImportError):

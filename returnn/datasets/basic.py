@@ -4,6 +4,7 @@ Dataset, the base of all datasets: life cycle, sequence order, data per sequence
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -62,7 +63,7 @@ _LEGACY_OPTIONS = {
 # protocol would deliver.
 _PER_SEQ_HOOKS = (
     "get_data get_input_data get_targets _collect_single_seq load_seqs _load_seqs get_tag get_seq_length"
-    " is_less_than_num_seqs generate_seq get_corpus_seq __getitem__"
+    " num_seqs is_less_than_num_seqs generate_seq get_corpus_seq __getitem__"
 ).split()
 
 
@@ -318,7 +319,11 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
                 f"{self}: get_total_num_seqs with partition epoch {self.partition_epoch}, or with another option "
                 "by which an epoch is not the whole corpus"
             )
-        return self.num_seqs
+        num_seqs = self.num_seqs
+        if not num_seqs and self.epoch is None:
+            # As e.g. CachedDataset2 says it before the first epoch.
+            raise OptionalNotImplementedError(f"{self}: get_total_num_seqs is not known before the first epoch")
+        return num_seqs
 
     def have_seqs(self) -> bool:
         """:return: whether there is any sequence"""
@@ -458,17 +463,14 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
         """
         num_seqs: Any = "unknown"
         frames: Any = "unknown"
-        try:
+        # Whatever a class of the user raises before its first epoch: this is only for the log.
+        with contextlib.suppress(Exception):
             if not fast:
                 num_seqs = self.get_total_num_seqs()
             elif "fast" in inspect.signature(self.get_total_num_seqs).parameters:
                 num_seqs = self.get_total_num_seqs(fast=True)
-        except NotImplementedError:
-            pass
-        try:
+        with contextlib.suppress(Exception):
             frames = self.get_num_timesteps()
-        except (NotImplementedError, AssertionError):
-            pass
         return f"{type(self).__name__}, sequences: {num_seqs}, frames: {frames}"
 
     def get_complete_frac(self, sorted_seq_idx: int, *, allow_only_lr_suitable: bool = False) -> float | None:

@@ -12,7 +12,7 @@ import numpy
 
 from returnn.datasets.basic import Dataset
 from returnn.datasets.seq_order import SeqOrder
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, UnknownSeqTagError
 from returnn.log import log
 from returnn.util.markers import OptionalNotImplementedError
 from returnn.util.numbers_dict import NumbersDict
@@ -119,7 +119,7 @@ class CachedDataset(Dataset):
             self._real_idx_by_tag = {tag: i for i, tag in enumerate(self.get_all_tags())}
         missing = [tag for tag in seq_list if tag not in self._real_idx_by_tag]
         if missing:
-            raise KeyError(
+            raise UnknownSeqTagError(
                 f"{self!r}: {len(missing)} of {len(seq_list)} tags of seq_list are not in the corpus, e.g. {missing[:3]}; "
                 f"the corpus has e.g. {list(self._real_idx_by_tag)[:3]}"
             )

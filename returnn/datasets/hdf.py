@@ -12,6 +12,7 @@ import numpy as np
 
 from returnn.datasets._hdf.dataset_writer import HDFDatasetWriter
 from returnn.datasets._hdf.file_index import FileIndex, check_fits
+from returnn.datasets._hdf.files_option import check_files_option
 from returnn.datasets._hdf.format import (
     HDF_CTC_INDEX_TRANSCRIPTION_KEY,
     HDF_INPUT_PATT_SIZE_KEY,
@@ -85,11 +86,10 @@ class HDFDataset(CachedDataset):
         :param files: list of file names. The order of files is the order of the corpus
         :param use_cache_manager: read local copies, made by :func:`returnn.util.basic.cf`
         :param kwargs: see CachedDataset and Dataset. Any: each has its own type
-        :raises TypeError: if files is not a list
+        :raises DatasetOptionError: (a TypeError) if files is not a list of file names
         :raises DataFileError: if a file is missing, broken, or does not fit to the others
         """
-        if files is not None and not isinstance(files, (list, tuple)):
-            raise TypeError("HDFDataset 'files' have to be defined as a list")
+        files = check_files_option(files, class_name=type(self).__name__, dataset_name=kwargs.get("name"))
         super().__init__(**kwargs)
         if self.partition_epoch > 1 and self._cache_byte_size != 0:
             raise DatasetError(
@@ -114,8 +114,8 @@ class HDFDataset(CachedDataset):
         self._block = SeqBlock.empty()
         self._warned_duplicates = False
         self._filter_mask: np.ndarray | None = None
-        for filename in files or ():
-            self.add_file(os.fspath(filename))
+        for filename in files:
+            self.add_file(filename)
 
     # Opening files
 
@@ -309,10 +309,6 @@ class HDFDataset(CachedDataset):
     def num_seqs(self) -> int:
         """:return: in the current order"""
         return self._num_seqs_in_order
-
-    def is_less_than_num_seqs(self, n: int) -> bool:
-        """:return: n < num_seqs"""
-        return n < self._num_seqs_in_order
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """
@@ -526,6 +522,8 @@ class HDFDataset(CachedDataset):
         """:return: feature dimension, or number of classes"""
         if key == "data" and self.num_inputs and self.num_inputs > 0:
             return self.num_inputs
+        if key not in (self.num_outputs or {}):
+            self._check_key(key)
         return int((self.num_outputs or {})[key][0])
 
     def get_data_dtype(self, key: str) -> str:

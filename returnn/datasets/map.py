@@ -13,7 +13,7 @@ import numpy
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, seq_lens_to_array
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, UnknownSeqTagError
 from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["MapDatasetBase", "MapDatasetWrapper", "FromListDataset"]
@@ -156,7 +156,9 @@ class MapDatasetWrapper(CachedDataset2):
             self._real_idx_by_tag = {tag: i for i, tag in enumerate(self.get_all_tags())}
         missing = [tag for tag in seq_list if tag not in self._real_idx_by_tag]
         if missing:
-            raise KeyError(f"{self!r}: {len(missing)} tags of seq_list are not in the corpus, e.g. {missing[:3]}")
+            raise UnknownSeqTagError(
+                f"{self!r}: {len(missing)} tags of seq_list are not in the corpus, e.g. {missing[:3]}"
+            )
         return numpy.array([self._real_idx_by_tag[tag] for tag in seq_list], dtype=numpy.int64)
 
     def supports_seq_order_sorting(self) -> bool:

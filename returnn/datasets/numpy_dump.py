@@ -13,7 +13,7 @@ import numpy
 from returnn.datasets.basic import DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, parse_seq_ordering
-from returnn.errors import DataFileError, DatasetError
+from returnn.errors import DataFileError, DatasetError, UnknownSeqTagError
 
 __all__ = ["NumpyDumpDataset"]
 
@@ -100,7 +100,9 @@ class NumpyDumpDataset(CachedDataset2):
             idx_by_tag = {tag: i for i, tag in enumerate(self.get_all_tags())}
             missing = [tag for tag in seq_list if tag not in idx_by_tag]
             if missing:
-                raise KeyError(f"{self!r}: {len(missing)} tags of seq_list are not in the corpus, e.g. {missing[:3]}")
+                raise UnknownSeqTagError(
+                    f"{self!r}: {len(missing)} tags of seq_list are not in the corpus, e.g. {missing[:3]}"
+                )
             self._seq_order = numpy.array([idx_by_tag[tag] for tag in seq_list], dtype=numpy.int64)
         else:
             self._seq_order = self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs())

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
+from returnn.datasets._hdf.files_option import check_files_option
 from returnn.datasets._hdf.format import (
     HDF_CTC_INDEX_TRANSCRIPTION_KEY,
     HDF_INPUT_PATT_SIZE_KEY,
@@ -72,8 +73,7 @@ class StreamHDFDataset(CachedDataset2):
         :param kwargs: see Dataset. Any: each has its own type
         :raises DataFileError: if a file is missing, broken, or does not fit to the others
         """
-        if files is not None and not isinstance(files, (list, tuple)):
-            raise TypeError(f"{type(self).__name__} 'files' have to be defined as a list")
+        files = check_files_option(files, class_name=type(self).__name__, dataset_name=kwargs.get("name"))
         super().__init__(**kwargs)
         self.input_stream_name = input_stream_name
         self._use_cache_manager = use_cache_manager
@@ -89,8 +89,8 @@ class StreamHDFDataset(CachedDataset2):
         self._tags: TagTable | None = None
         self._seq_lens: np.ndarray | None = None
         self._order: np.ndarray | None = None
-        for filename in files or ():
-            self.add_file(os.fspath(filename))
+        for filename in files:
+            self.add_file(filename)
 
     def add_file(self, path: str) -> None:
         """

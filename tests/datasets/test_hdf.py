@@ -20,9 +20,9 @@ from returnn.datasets import hdf as hdf_module
 from returnn.datasets._hdf import reader as reader_module
 from returnn.datasets._hdf import seq_block as seq_block_module
 from returnn.datasets._hdf.reader import CorpusReader
-from returnn.datasets._hdf.tag_table import TagTable, UnknownSeqTagError
+from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.hdf import HDFDataset, SimpleHDFWriter
-from returnn.errors import DataFileError, DatasetError
+from returnn.errors import DataFileError, DatasetError, UnknownSeqTagError
 from tests.datasets.hdf_golden import GOLDEN, check_readback, iterate, load_golden, sha
 
 READBACK_NAMES = sorted(
@@ -246,6 +246,12 @@ def _write(path: Path, *, lens: Any = ((2, 2), (3, 1)), tags: Any = (b"a", b"b")
         ({"inputs": np.float32(3)}, ["scalar"]),
         ({"targets/data/classes": h5py.SoftLink("/nowhere")}, ["'classes'", "3 frames", "got 0"]),
         ({"inputs": h5py.SoftLink("/nowhere")}, ["inputs", "nowhere"]),
+        ({"seqLengths": np.array([[2, 2], [2**40, 1]])}, ["'data'", "at most 5 frames", "got 1099511627776"]),
+        ({"seqLengths": np.array([[2**64 - 1, 2], [6, 1]], dtype="uint64")}, ["'data'", "sequence 0"]),  # sum wraps
+        ({"seqLengths": np.array([[2.0, 2.0], [3.0, 1.0]])}, ["seqLengths", "float64"]),
+        ({"seqTags": np.array([1.0, np.nan])}, ["seqTags", "no texts", "float64"]),
+        ({"seqTags": np.array([[b"a"], [b"b"]])}, ["seqTags", "[2, 1]"]),
+        ({"targets/labels/classes": np.array([b"\xe4", b"b"])}, ["targets/labels/classes", "UTF-8"]),
     ],
 )
 def test_inconsistent_file_names_file_and_key(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
@@ -254,6 +260,74 @@ def test_inconsistent_file_names_file_and_key(tmp_path: Path, changes: dict[str,
         HDFDataset([path])
     for word in [*words, path]:
         assert word in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["inputs", "seqLengths", "seqTags", "targets/data/classes", "labels", "times", "targets/labels/x"]
+)
+def test_group_in_place_of_array(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / "bad.hdf")
+    with h5py.File(path, "r+") as f:
+        if name in f:
+            del f[name]
+        f.create_group(name)
+    with pytest.raises(DataFileError, match=rf"'{name}' of HDF file .*bad.hdf.* expected HDF5 array, got 'group'"):
+        HDFDataset([path])
+
+
+@pytest.mark.parametrize("name", ["targets", "targets/data", "targets/size"])
+def test_array_in_place_of_group(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / "bad.hdf")
+    with h5py.File(path, "r+") as f:
+        del f[name]
+        f[name] = 3
+    with pytest.raises(DataFileError, match=rf"'{name}' of HDF file .*bad.hdf.* expected HDF5 group, got 'array'"):
+        HDFDataset([path])
+
+
+def test_tags_must_be_utf8(tmp_path: Path) -> None:
+    fixed = _write(tmp_path / "fixed.hdf", tags=[b"a", b"\xe4x"])
+    variable = _write(tmp_path / "var.hdf", seqTags=None)
+    with h5py.File(variable, "r+") as f:
+        f.create_dataset("seqTags", data=np.array([b"\xc3\xa4", b"\xe4x"], dtype=object), dtype=h5py.string_dtype())
+    for path in (fixed, variable):
+        dataset = HDFDataset([path])
+        with pytest.raises(DataFileError, match=rf"Tag 1 in 'seqTags' of HDF file '{path}' is no UTF-8 text"):
+            dataset.get_all_tags()
+
+
+def test_attributes_as_arrays_of_one_number(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.hdf", inputs=np.arange(5, dtype="uint8"))
+    with h5py.File(path, "r+") as f:
+        f.attrs["inputPattSize"] = np.array([7])
+        f["targets/size"].attrs["classes"] = np.array([5])
+    assert HDFDataset([path]).num_outputs == {"data": [7, 1], "classes": (5, 1)}
+    for value in ("seven", [1, 2]):
+        with h5py.File(path, "r+") as f:
+            f.attrs["inputPattSize"] = value
+        with pytest.raises(DataFileError, match=r"inputPattSize.*a.hdf"):
+            HDFDataset([path])
+
+
+def test_file_of_writer_without_sequences_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.hdf"
+    SimpleHDFWriter(path, dim=3).close()
+    with pytest.raises(DataFileError, match=r"nothing.hdf' holds no sequences"):
+        HDFDataset([str(path)])
+
+
+def test_files_option() -> None:
+    for files in ("a.hdf", {"a.hdf"}, [None], ["a.hdf", 3]):
+        with pytest.raises(TypeError, match="'files'") as info:
+            HDFDataset(files, name="train")  # type: ignore[arg-type]
+        assert isinstance(info.value, DatasetError) and "'train'" in str(info.value)
+
+
+def test_unknown_key() -> None:
+    dataset = HDFDataset([str(GOLDEN / "s6_extra.hdf")])
+    for method in (dataset.get_data_dim, dataset.get_data_dtype, dataset.get_data_shape):
+        with pytest.raises(DatasetError, match="nokey"):
+            method("nokey")
 
 
 def test_not_readable_files(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from returnn._state import state
 from returnn.datasets import seq_order as seq_order_
 from returnn.datasets.seq_lists import load_seq_lens_file
 from returnn.datasets.seq_order import SeqLens, SeqOrder
-from returnn.errors import DatasetError, describe
+from returnn.errors import DatasetError, UnknownSeqTagError, describe
 from returnn.log import log
 from returnn.options.datasets import default_random_seed_offset
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
@@ -206,7 +206,7 @@ class SeqOrderMixin:
             tags = self.get_all_tags()
             missing = [tag for tag in tags if tag not in lens]
             if missing:
-                raise KeyError(
+                raise UnknownSeqTagError(
                     f"{self._where()}: seq_order_seq_lens_file {self._seq_order_seq_lens_file!r} has no length for "
                     f"{len(missing)} of {len(tags)} tags, e.g. {missing[:3]}"
                 )

@@ -5,6 +5,7 @@ Pickling of datasets by constructor arguments, not by state.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from returnn.errors import DatasetError
 
 __all__ = ["collect_new_kwargs", "create_from_reduce"]
 
+_FIXED_BY_CLASS = re.compile(r"got multiple values for (?:keyword )?argument '(\w+)'")
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -67,7 +69,17 @@ def create_from_reduce(cls: type, kwargs: Mapping[str, Any], state: Mapping[str,
     :param state: attributes to set afterwards
     :return: new object. Any: of type cls
     """
-    obj = cls(**kwargs)
+    kwargs = dict(kwargs)
+    while True:
+        try:
+            obj = cls(**kwargs)
+            break
+        except TypeError as exc:
+            # A class of the user that sets an argument of its base itself, and passes all others on as **kwargs.
+            match = _FIXED_BY_CLASS.search(str(exc))
+            if match is None or match[1] not in kwargs or match[1] in inspect.signature(cls).parameters:
+                raise
+            del kwargs[match[1]]
     for name, value in state.items():
         setattr(obj, name, value)
     return obj

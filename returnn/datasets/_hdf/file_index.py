@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import h5py
 import numpy as np
@@ -82,6 +83,13 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
     """
     has_inputs = INPUTS_KEY in h5_file
     has_targets = TARGETS_KEY in h5_file
+    if not has_inputs and not has_targets and h5_file.attrs.get("numSeqs") == 0:
+        raise DataFileError(
+            describe(
+                f"HDF file {filename!r} holds no sequences: its writer was closed before anything was written",
+                todo="Leave it out, or check why the program that wrote it had no input",
+            )
+        )
     if not has_inputs and not has_targets:
         raise DataFileError(
             describe(
@@ -89,7 +97,7 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
                 todo="Give a file in the format of the HDF writers; for the format with 'streams' use StreamHDFDataset",
             )
         )
-    target_keys = _get_target_keys(h5_file, has_targets=has_targets)
+    target_keys = _get_target_keys(h5_file, filename, has_targets=has_targets)
     if has_inputs and "data" in target_keys:
         raise DataFileError(
             describe(
@@ -114,6 +122,7 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
             if stream_or_none is not None:
                 streams[key] = stream_or_none
             num_outputs[key] = dims
+    times = _get(h5_file, HDF_TIMES_KEY, h5py.Dataset, filename)
     index = FileIndex(
         filename=filename,
         num_seqs=len(lens),
@@ -125,31 +134,45 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
         streams=streams,
         num_outputs=num_outputs,
         num_inputs=num_inputs,
-        labels=_read_target_labels(h5_file),
-        root_labels=decode_strings(h5_file[LABELS_KEY][...]) if LABELS_KEY in h5_file else None,
-        timestamps=h5_file[HDF_TIMES_KEY][...] if HDF_TIMES_KEY in h5_file else None,
+        labels=_read_target_labels(h5_file, filename),
+        root_labels=_read_labels(h5_file, LABELS_KEY, filename),
+        timestamps=None if times is None else times[...],
     )
     _check_lens(index)
     _check_tags(h5_file, index)
     return index
 
 
-def _get_target_keys(h5_file: h5py.File, *, has_targets: bool) -> list[str]:
+def _get(h5_file: h5py.File, path: str, kind: type[h5py.Dataset | h5py.Group], filename: str) -> Any:
+    """:return: the object of this kind; None if there is none, or only a link to nowhere. Any: of type kind"""
+    obj = h5_file.get(path)
+    if obj is None or isinstance(obj, kind):
+        return obj
+    names = {h5py.Dataset: "array", h5py.Group: "group"}
+    raise DataFileError(
+        describe(
+            f"{path!r} of HDF file {filename!r} is of the wrong kind",
+            expected=f"HDF5 {names[kind]}",
+            got=names.get(type(obj), type(obj).__name__),
+            todo=_WRITE_AGAIN,
+        )
+    )
+
+
+def _get_target_keys(h5_file: h5py.File, filename: str, *, has_targets: bool) -> list[str]:
     if not has_targets:
         return [PHANTOM_TARGET_KEY]
-    targets = h5_file[TARGETS_KEY]
-    keys: set[str] = set()
-    if "data" in targets:
-        keys.update(targets["data"])
-    if "size" in targets:
-        keys.update(targets["size"].attrs)
-    return sorted(keys)
+    _get(h5_file, TARGETS_KEY, h5py.Group, filename)
+    data = _get(h5_file, f"{TARGETS_KEY}/data", h5py.Group, filename)
+    size = _get(h5_file, f"{TARGETS_KEY}/size", h5py.Group, filename)
+    return sorted(set(() if data is None else data) | set(() if size is None else size.attrs))
 
 
 def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> np.ndarray:
-    if HDF_SEQ_LENGTHS_KEY not in h5_file:
+    dataset = _get(h5_file, HDF_SEQ_LENGTHS_KEY, h5py.Dataset, filename)
+    if dataset is None:
         raise DataFileError(describe(f"HDF file {filename!r} has no {HDF_SEQ_LENGTHS_KEY!r}", todo=_WRITE_AGAIN))
-    lens = h5_file[HDF_SEQ_LENGTHS_KEY][...]
+    lens = np.asarray(dataset[...])
     if lens.ndim == 1:
         # One length for all keys.
         lens = np.repeat(lens[:, None], len(columns), axis=1)
@@ -168,14 +191,24 @@ def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> np.ndar
 
 
 def _get_input_stream(h5_file: h5py.File, filename: str) -> StreamInfo:
-    inputs = h5_file.get(INPUTS_KEY)
+    inputs = _get(h5_file, INPUTS_KEY, h5py.Dataset, filename)
     if inputs is None or inputs.ndim == 0:
         what = "a link to nowhere" if inputs is None else "a scalar"
         raise DataFileError(describe(f"'inputs' of HDF file {filename!r} is {what}", todo=_WRITE_AGAIN))
     if inputs.ndim >= 2:
         dim = int(inputs.shape[-1])
     elif HDF_INPUT_PATT_SIZE_KEY in h5_file.attrs:
-        dim = int(h5_file.attrs[HDF_INPUT_PATT_SIZE_KEY])
+        size = np.asarray(h5_file.attrs[HDF_INPUT_PATT_SIZE_KEY])
+        if size.size != 1 or size.dtype.kind not in "iuf":
+            raise DataFileError(
+                describe(
+                    f"The attribute {HDF_INPUT_PATT_SIZE_KEY!r} of HDF file {filename!r} is invalid",
+                    expected="the number of classes, or 1",
+                    got=size.tolist(),
+                    todo=_WRITE_AGAIN,
+                )
+            )
+        dim = int(size.item())
     else:
         raise DataFileError(
             describe(
@@ -190,8 +223,8 @@ def _get_target_stream(
     h5_file: h5py.File, filename: str, key: str
 ) -> tuple[StreamInfo | None, list[int] | tuple[int, int]]:
     path = f"{TARGETS_KEY}/data/{key}"
-    dataset = h5_file.get(path)  # None also for a dangling link
-    size_group = h5_file.get(f"{TARGETS_KEY}/size")
+    dataset = _get(h5_file, path, h5py.Dataset, filename)
+    size_group = _get(h5_file, f"{TARGETS_KEY}/size", h5py.Group, filename)
     size = size_group.attrs.get(key) if size_group is not None else None
     if dataset is not None and dataset.ndim == 0:
         raise DataFileError(describe(f"{path!r} of HDF file {filename!r} is a scalar", todo=_WRITE_AGAIN))
@@ -205,8 +238,8 @@ def _get_target_stream(
             )
         assert dataset is not None, f"target key {key!r} comes from targets/data or targets/size"
         dims: tuple[int, int] = (1 if dataset.ndim == 1 else int(dataset.shape[-1]), dataset.ndim)
-    elif np.ndim(size) == 0:
-        dims = (int(size), 1 if dataset is None else dataset.ndim)
+    elif np.size(size) == 1 and np.asarray(size).dtype.kind in "iuf":
+        dims = (int(np.asarray(size).item()), 1 if dataset is None else dataset.ndim)
     elif np.shape(size) == (2,):
         dims = (int(size[0]), int(size[1]))
     else:
@@ -232,11 +265,23 @@ def _make_stream(dataset: h5py.Dataset, path: str, dim: int, ndim: int) -> Strea
     )
 
 
-def _read_target_labels(h5_file: h5py.File) -> dict[str, list[str]]:
-    group = h5_file.get(f"{TARGETS_KEY}/labels")
-    if group is None:
-        return {}
-    return {key: decode_strings(group[key][...]) for key in group}
+def _read_target_labels(h5_file: h5py.File, filename: str) -> dict[str, list[str]]:
+    group = _get(h5_file, f"{TARGETS_KEY}/labels", h5py.Group, filename)
+    labels = {key: _read_labels(h5_file, f"{TARGETS_KEY}/labels/{key}", filename) for key in group or ()}
+    return {key: values for key, values in labels.items() if values is not None}
+
+
+def _read_labels(h5_file: h5py.File, path: str, filename: str) -> list[str] | None:
+    """:return: vocabulary; None if the file has none there"""
+    dataset = _get(h5_file, path, h5py.Dataset, filename)
+    if dataset is None:
+        return None
+    try:
+        return decode_strings(np.atleast_1d(dataset[...]))
+    except UnicodeDecodeError as exc:
+        raise DataFileError(
+            describe(f"{path!r} of HDF file {filename!r} is no UTF-8 text ({exc})", todo=_WRITE_AGAIN)
+        ) from exc
 
 
 def _check_lens(index: FileIndex) -> None:
@@ -250,6 +295,9 @@ def _check_lens(index: FileIndex) -> None:
                 todo=_WRITE_AGAIN,
             )
         )
+    if index.num_seqs and index.lens.dtype.itemsize == 8:
+        # Such sums could wrap around.
+        _check_no_huge_len(index)
     sums = index.lens.sum(axis=0, dtype=np.int64)
     for key, num_frames in zip(index.columns, sums.tolist(), strict=True):
         stream = index.streams.get(key)
@@ -276,8 +324,34 @@ def _check_lens(index: FileIndex) -> None:
             )
 
 
+def _check_no_huge_len(index: FileIndex) -> None:
+    for column, key in enumerate(index.columns):
+        stream = index.streams.get(key)
+        row = int(np.argmax(index.lens[:, column]))
+        length = int(index.lens[row, column])
+        if stream is not None and length > stream.num_frames:
+            raise DataFileError(
+                describe(
+                    f"HDF file {index.filename!r} is inconsistent: {HDF_SEQ_LENGTHS_KEY!r} says that sequence {row} is"
+                    f" longer than all data of {key!r} ({stream.path!r})",
+                    expected=f"at most {stream.num_frames} frames",
+                    got=length,
+                    todo=_WRITE_AGAIN,
+                )
+            )
+
+
 def _check_tags(h5_file: h5py.File, index: FileIndex) -> None:
-    tags = h5_file.get(SEQ_TAGS_KEY)
+    tags = _get(h5_file, SEQ_TAGS_KEY, h5py.Dataset, index.filename)
+    if tags is not None and tags.dtype.kind not in "SO":
+        raise DataFileError(
+            describe(
+                f"{SEQ_TAGS_KEY!r} of HDF file {index.filename!r} are no texts",
+                expected="fixed-length bytes or variable-length strings",
+                got=tags.dtype.name,
+                todo=_WRITE_AGAIN,
+            )
+        )
     if tags is None or tags.ndim != 1 or tags.shape[0] != index.num_seqs:
         raise DataFileError(
             describe(

@@ -54,7 +54,7 @@ class CorpusReader:
                 return read_file_index(h5_file, filename)
             except DataFileError:
                 raise
-            except (OSError, KeyError, ValueError, RuntimeError) as exc:
+            except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as exc:
                 raise DataFileError(
                     describe(
                         f"Cannot read the metadata of HDF file {filename!r} ({type(exc).__name__}: {exc})",

@@ -7,19 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import h5py
 import numpy as np
 
-from returnn.errors import DatasetError
+from returnn.errors import DataFileError, UnknownSeqTagError, describe
 
 __all__ = ["TagTable", "UnknownSeqTagError"]
 
 _BLOCK_SIZE = 1 << 18
-
-
-class UnknownSeqTagError(DatasetError, KeyError):
-    """A sequence tag was asked for that the dataset does not have."""
-
-    def __str__(self) -> str:
-        # KeyError would show the repr of the text.
-        return str(self.args[0]) if self.args else ""
 
 
 class TagTable:
@@ -49,6 +41,7 @@ class TagTable:
         Reads in bulk, block by block.
 
         :param datasets: one per file, each [N_file] fixed-length bytes or variable-length strings
+        :raises DataFileError: if a tag is no UTF-8 text
         """
         blocks: list[tuple[bytes, np.ndarray]] = []
         for dataset in datasets:
@@ -62,6 +55,7 @@ class TagTable:
                         value if isinstance(value, bytes) else str(value).encode("utf8") for value in values_list
                     ]
                     blocks.append(_columns_of_bytes(encoded))
+                _check_utf8(*blocks[-1], first=start, filename=dataset.file.filename)
         return cls._from_blocks(blocks)
 
     @classmethod
@@ -205,6 +199,26 @@ class TagTable:
                     break
                 place -= 1
         return res
+
+
+def _check_utf8(buf: bytes, lens: np.ndarray, *, first: int, filename: str) -> None:
+    """:param first: index of the first of these tags in the file"""
+    if buf.isascii():
+        return
+    pos = 0
+    for i, length in enumerate(lens.tolist()):
+        try:
+            buf[pos : pos + length].decode("utf8")
+        except UnicodeDecodeError as exc:
+            raise DataFileError(
+                describe(
+                    f"Tag {first + i} in 'seqTags' of HDF file {filename!r} is no UTF-8 text",
+                    expected="UTF-8",
+                    got=buf[pos : pos + length],
+                    todo="Write the file again with tags in UTF-8",
+                )
+            ) from exc
+        pos += length
 
 
 def _columns_of_bytes(tags: list[bytes]) -> tuple[bytes, np.ndarray]:
