@@ -162,6 +162,16 @@ class Stream:
         """:return: False"""
         return False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In another process, the stream of its own log.
+        return _stream_of_level, (self.lvl,)
+
+
+def _stream_of_level(lvl: int) -> TextIO | None:
+    """:return: that stream of the log of this process"""
+    stream: TextIO | None = getattr(log, f"v{LEVELS.index(lvl)}")
+    return stream
+
 
 class StreamThreadLocal(threading.local):
     """Collects what is written, per thread, in ``buf``."""
@@ -324,6 +334,10 @@ class Log:
         else:
             extra = "This might be disallowed with a future behavior_version."
         self.print_warning(text, prefix_text="DEPRECATION WARNING:", extra_text=extra)
+
+    def __reduce__(self) -> str:
+        # By name: functions of a config that use the log get that of the process where they run.
+        return "log"
 
     def flush(self) -> None:
         """Flush all streams."""

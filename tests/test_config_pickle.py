@@ -24,11 +24,13 @@ _CONFIG = """\
 #!rnn.py
 import os, threading
 from cfg_helpers import Base, scale
+from returnn.log import log as my_log
 log_verbosity = [5]
 base = 10
 lock = threading.Lock()
 
 def add(x, offset=1):
+    print("adding", file=my_log.v5)
     return x + base + offset
 
 class Child(Base):
@@ -63,7 +65,7 @@ def check(obj, level, queue):
     assert d["config"] is config and config.typed_value("untyped") == 5
     result = (level, obj["add"](1), obj["partial"](), obj["child"](1), obj["square"](3), state.world_size)
     if level:
-        assert log.initialized and log.verbose[5] and faulthandler.is_enabled()
+        assert log is d["my_log"] and log.initialized and log.verbose[5] and faulthandler.is_enabled()
         assert sys.excepthook is not sys.__excepthook__
     queue.put(result)
     if level < 2:
@@ -187,7 +189,7 @@ def test_pre_init_func(tmp_path: Path) -> None:
             def worker(pre_init, ):
                 assert get_global_config(raise_exception=False) is not None  # since unpickling
                 pre_init()
-                assert log.initialized and log.verbose[4] and not log.verbose[5]
+                assert log is d["my_log"] and log.initialized and log.verbose[4] and not log.verbose[5]
                 print("result", get_global_config().typed_dict["f"](1), flush=True)
 
             if __name__ == "__main__":

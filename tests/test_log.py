@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import sys
 import threading
@@ -269,4 +270,14 @@ def test_wrap_log_streams(capsys: pytest.CaptureFixture[str]) -> None:
     with wrap_log_streams(StreamDummy()):
         print("nothing", file=log.v1)
     assert capsys.readouterr().out == ""
+    log.__init__()  # type: ignore[misc]
+
+
+def test_pickling_gives_the_log_of_the_process() -> None:
+    # For functions of a config with `from returnn.log import log`, in workers.
+    log.initialize(verbosity=[5])
+    assert pickle.loads(pickle.dumps(log)) is log
+    assert pickle.loads(pickle.dumps(log.v4)) is log.v4
+    with pytest.raises(pickle.PicklingError):  # not that of the process
+        pickle.dumps(Log())
     log.__init__()  # type: ignore[misc]
