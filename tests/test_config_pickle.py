@@ -189,7 +189,7 @@ def test_pre_init_func(tmp_path: Path) -> None:
             def worker(pre_init, ):
                 assert get_global_config(raise_exception=False) is not None  # since unpickling
                 pre_init()
-                assert log is d["my_log"] and log.initialized and log.verbose[4] and not log.verbose[5]
+                assert log.initialized and log.verbose[4] and not log.verbose[5]
                 print("result", get_global_config().typed_dict["f"](1), flush=True)
 
             if __name__ == "__main__":
