@@ -23,7 +23,7 @@ from returnn.datasets._hdf import simple_writer as simple_writer_module
 from returnn.datasets.generating import DummyDataset, StaticDataset
 from returnn.datasets.hdf import HDFDataset
 from returnn.datasets.util.hdf import HDFDatasetWriter, SimpleHDFWriter
-from returnn.errors import DataFileError, DatasetError
+from returnn.errors import ConfigError, DataFileError, DatasetError
 from tests.datasets.hdf_golden import GOLDEN, check_readback, check_structure, iterate, load_golden
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -225,6 +225,18 @@ def test_client_patterns(tmp_path: Path) -> None:
     assert (seq["data"]["n"].tolist(), seq["data"]["s"].tolist(), seq["data"]["v"].tolist()) == ([7], [b"txt"], [1.5])
 
 
+def test_integer_values_as_floats(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf"
+    with SimpleHDFWriter(path, dim=None) as writer:
+        writer.insert_batch(np.array([[1, 2]]), [2.0], ["a"])
+        writer.insert_batch(np.array([[3.0, 4.0]]), np.array([1.0]), [np.array("b")])
+        with pytest.raises(DatasetError, match="do not fit into the dtype"):
+            writer.insert_batch(np.array([[3.5]]), [1], ["c"])
+    dataset = HDFDataset([str(path)])
+    dataset.init_seq_order(epoch=1)
+    assert [(seq["tag"], seq["data"]["data"].tolist()) for seq in iterate(dataset)] == [("a", [1, 2]), ("b", [3])]
+
+
 def test_extra_seq_len_cuts_padding(tmp_path: Path) -> None:
     path = tmp_path / "a.hdf"
     with SimpleHDFWriter(path, dim=None) as writer:
@@ -266,6 +278,15 @@ def test_extend_with_several_extras_and_labels(tmp_path: Path) -> None:
         ((np.zeros((1, 2, 3)), [2], "a"), ["seq_tag"]),
         ((np.zeros((1, 2, 3)), [2], ["a\0b"]), ["NUL"]),
         ((np.zeros((1, 2, 3)), [2], [7]), ["seq_tag", "7"]),
+        ((np.zeros((1, 2, 3)), [2], None), ["seq_tag"]),
+        ((np.zeros((1, 2, 3)), [2], [b"\xe4"]), ["seq_tag", "UTF-8"]),
+        ((np.zeros((1, 2, 3)), [2], ["a\udce4"]), ["seq_tag", "UTF-8"]),
+        ((np.zeros((1, 2, 3)), [1.5], ["a"]), ["seq_len", "1.5"]),
+        ((np.zeros((1, 2, 3)), [float("nan")], ["a"]), ["seq_len", "nan"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"data": np.zeros((1, 2))}), ["'data'", "main"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x/y": np.zeros((1, 2))}), ["'x/y'"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"": np.zeros((1, 2))}), ["''"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x": np.array([[1.5]])}), ["'x'", "do not fit", "int32"]),
         ((np.zeros((1, 2, 3)), [2], ["a"], {"late": np.zeros((1, 2))}), ["'late'", "too late"]),
         ((np.zeros((1, 2, 3)), [2], ["a"], {"inputs": np.zeros((1, 2))}), ["'inputs'"]),
         ((np.zeros((1, 2, 3)), [2], ["a"], {"x": np.zeros((2, 2))}), ["'x'", "1 entries"]),
@@ -307,6 +328,14 @@ def test_constructor_errors(tmp_path: Path) -> None:
         SimpleHDFWriter(path, dim=3, labels=["a"])
     with pytest.raises(AssertionError, match="'inputs'"):
         SimpleHDFWriter(path, dim=3, extra_type={"inputs": (1, 1, "int32")})
+    for key in ("data", "x/y", "", "."):
+        with pytest.raises(ConfigError, match=f"'{key}' cannot be"):
+            SimpleHDFWriter(path, dim=3, extra_type={key: (1, 1, "int32")})
+    for entry in [(1, 1), (1, 1, "intxx"), ("3", 1, "int32"), (1, None, "int32"), 7]:
+        with pytest.raises(ConfigError, match=r"extra_type\['x'\] is invalid"):
+            SimpleHDFWriter(path, dim=3, extra_type={"x": entry})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="bad label"):
+        SimpleHDFWriter(path, dim=2, labels=["a", "b\udce4"])
     with pytest.raises(AssertionError, match="does not exist"):
         SimpleHDFWriter(path, dim=3, extend_existing_file=True)
     with pytest.raises(DataFileError, match="Create the directory"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from returnn.errors import DatasetError, describe
 
-__all__ = ["MainData", "StreamData", "main_to_frames", "extra_to_frames"]
+__all__ = ["MainData", "StreamData", "main_to_frames", "extra_to_frames", "is_storable_text"]
 
 _STRING_DTYPE = h5py.string_dtype("utf-8")
 
@@ -149,9 +149,13 @@ def _get_axis_lens(seq_len: Any, *, num_seqs: int, ndim: int, where: str) -> lis
     for axis in range(len(by_axis)):
         value = by_axis[axis]
         if isinstance(value, (list, tuple)):
-            value = [int(to_numpy(item).item()) for item in value] if _has_arrays(value) else value
+            value = [to_numpy(item).item() for item in value] if _has_arrays(value) else value
         lens = to_numpy(value)
-        if lens.dtype.kind == "f" and lens.size == 0:
+        if (
+            lens.dtype.kind == "f"
+            and np.array_equal(lens, np.floor(lens))
+            and (not lens.size or np.isfinite(lens).all())
+        ):
             lens = lens.astype(np.int64)
         if lens.shape != (num_seqs,) or lens.dtype.kind not in "iu" or (num_seqs and int(lens.min()) < 0):
             raise DatasetError(
@@ -280,11 +284,14 @@ def _cut(
     is_text = stream.frames.dtype.kind == "O"
     if is_text:
         flat = stream.frames.reshape(-1)
-        bad = next((item for item in flat if not isinstance(item, (str, bytes)) or _has_nul(item)), None)
-        if bad is not None:
+        bad = [item for item in flat if not is_storable_text(item)]
+        if bad:
             raise DatasetError(
                 describe(
-                    f"insert_batch: extra {key!r} has a bad text", where=where, expected="str without NUL", got=bad
+                    f"insert_batch: extra {key!r} has a bad text",
+                    where=where,
+                    expected="UTF-8 text without NUL",
+                    got=bad[0],
                 )
             )
     if dtype is not None and (dtype.kind == "O") != is_text and len(stream.frames):
@@ -325,5 +332,11 @@ def _cut(
     return dataclasses.replace(stream, frames=stream.frames[inside], lens=lens.astype(np.int64))
 
 
-def _has_nul(text: str | bytes) -> bool:
-    return "\0" in text if isinstance(text, str) else b"\0" in text
+def is_storable_text(value: object) -> bool:
+    """:return: whether it is str or bytes that an HDF file can hold: valid as UTF-8, without NUL"""
+    try:
+        if isinstance(value, str):
+            return b"\0" not in value.encode("utf8")
+        return isinstance(value, bytes) and "\0" not in value.decode("utf8")
+    except UnicodeError:
+        return False

@@ -11,7 +11,13 @@ import h5py
 import numpy as np
 
 from returnn.datasets._hdf.atomic_file import AtomicHdfFile
-from returnn.datasets._hdf.batch_to_frames import MainData, StreamData, extra_to_frames, main_to_frames
+from returnn.datasets._hdf.batch_to_frames import (
+    MainData,
+    StreamData,
+    extra_to_frames,
+    is_storable_text,
+    main_to_frames,
+)
 from returnn.datasets._hdf.file_index import read_file_index
 from returnn.datasets._hdf.format import (
     DUMMY_LABEL,
@@ -207,10 +213,18 @@ class SimpleHDFWriter:
                         got=len(labels),
                     )
                 )
-        if INPUTS_KEY in extra_type:
-            raise ConfigError(
-                describe(f"{INPUTS_KEY!r} cannot be an extra stream", where=where, todo="Choose another key")
-            )
+        for key, entry in extra_type.items():
+            problem = _problem_of_key(key)
+            if problem:
+                raise ConfigError(describe(problem, where=f"{where}, extra_type", todo="Choose another key"))
+            _check_extra_type(key, entry, where=where)
+        bad_labels = [
+            label
+            for label in [*(self.labels or ()), *sum(self._extra_labels.values(), [])]
+            if not is_storable_text(label)
+        ]
+        if bad_labels:
+            raise ConfigError(describe("bad label", where=where, expected="UTF-8 text without NUL", got=bad_labels[0]))
         exists = os.path.exists(self.filename)
         if extend and not exists:
             raise DataFileError(
@@ -296,7 +310,7 @@ class SimpleHDFWriter:
             )
 
     def _check_tags(self, seq_tag: Sequence[str | bytes], num_seqs: int) -> list[str]:
-        if isinstance(seq_tag, (str, bytes)) or len(seq_tag) != num_seqs:
+        if isinstance(seq_tag, (str, bytes)) or not hasattr(seq_tag, "__len__") or len(seq_tag) != num_seqs:
             raise DatasetError(
                 describe(
                     "insert_batch: seq_tag does not fit to inputs",
@@ -307,12 +321,12 @@ class SimpleHDFWriter:
             )
         tags = []
         for tag in seq_tag:
-            text = bytes(tag).decode("utf8") if isinstance(tag, (bytes, np.bytes_)) else tag
-            if not isinstance(text, str) or "\0" in text:
+            value = tag.item() if isinstance(tag, np.ndarray) and tag.ndim == 0 else tag
+            if not is_storable_text(value):
                 raise DatasetError(
-                    describe("insert_batch: bad seq_tag", where=self._where, expected="text without NUL", got=tag)
+                    describe("insert_batch: bad seq_tag", where=self._where, expected="UTF-8 text without NUL", got=tag)
                 )
-            tags.append(str(text))
+            tags.append(bytes(value).decode("utf8") if isinstance(value, bytes) else str(value))
         return tags
 
     def _check_main(self, main: MainData) -> np.ndarray:
@@ -351,8 +365,9 @@ class SimpleHDFWriter:
                 )
             values[_SIZES_KEY] = main.sizes
         for key, value in values.items():
-            if key == INPUTS_KEY:
-                raise DatasetError(describe(f"insert_batch: {INPUTS_KEY!r} cannot be an extra key", where=self._where))
+            problem = _problem_of_key(key)
+            if problem:
+                raise DatasetError(describe(f"insert_batch: {problem}", where=self._where, todo="Choose another key"))
             known = self._extras.get(key)
             if known is None and self._num_seqs:
                 raise DatasetError(
@@ -448,6 +463,35 @@ class SimpleHDFWriter:
         self._num_pending_seqs = 0
 
 
+def _problem_of_key(key: object) -> str | None:
+    """:return: why this cannot be the key of an extra stream; None if it can"""
+    if key in (INPUTS_KEY, "data"):
+        return f"{key!r} cannot be an extra stream, it is the main one"
+    if not is_storable_text(key) or not isinstance(key, str) or not key or "/" in key or key == ".":
+        return f"{key!r} cannot be the key of an extra stream, it must be a text without '/'"
+    return None
+
+
+def _check_extra_type(key: str, entry: Any, *, where: str) -> None:
+    """:param entry: Any: of the user, supposed to be (dim or None, ndim, dtype)"""
+    try:
+        dim, ndim, dtype = entry
+        ok = isinstance(dim, (int, np.integer, type(None))) and isinstance(ndim, (int, np.integer)) and ndim >= 0
+        if dtype != "string":
+            np.dtype(dtype)
+    except (TypeError, ValueError):
+        ok = False
+    if not ok:
+        raise ConfigError(
+            describe(
+                f"extra_type[{key!r}] is invalid",
+                where=where,
+                expected='(dim or None, ndim, dtype), dtype a numpy dtype or "string"',
+                got=entry,
+            )
+        )
+
+
 def _existing(parent: h5py.Group, name: str, dataset: h5py.Dataset) -> GrowingDataset:
     return GrowingDataset(parent, name, dataset.dtype, tuple(dataset.shape[1:]), existing=dataset)
 
@@ -464,9 +508,9 @@ def _own(frames: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _cast(frames: np.ndarray, dtype: np.dtype, *, what: str, where: str) -> np.ndarray:
     if frames.dtype == dtype or dtype.kind == "O":
         return frames
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         cast = frames.astype(dtype)
-    if frames.dtype.kind in "iub" and dtype.kind in "iu" and not np.array_equal(cast, frames):
+    if frames.dtype.kind in "iubf" and dtype.kind in "iub" and not np.array_equal(cast, frames):
         raise DatasetError(
             describe(
                 f"insert_batch: values of {what} do not fit into the dtype of the earlier batches",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -106,7 +106,7 @@ class Known(CachedDataset2):
         self._n = n
         self.num_inputs = 1
         self.num_outputs = {"data": [1, 2]}
-        self._seq_order: Sequence[int] | None = None
+        self._seq_order: Any = None
 
     def init_seq_order(self, epoch: Any = None, seq_list: Any = None, seq_order: Any = None) -> bool:
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
