@@ -17,13 +17,14 @@ from returnn.engine import model_files
 from returnn.engine.cleanup import plan_cleanup
 from returnn.engine.model_files import StartPoint
 from returnn.engine.start_point import choose_start
-from returnn.errors import CheckpointError, DataFileError
+from returnn.errors import CheckpointError, ConfigError, DataFileError
 from returnn.learning_rate_control import LearningRateControl, load_learning_rate_control_from_config
 from returnn.log import log
 from returnn.lr import lr_file
 from returnn.options.checkpoint import CheckpointOptions, CleanupOptions, should_write_to_disk
 from returnn.options.data import DataOptions
 from returnn.options.learning_rate import LearningRateOptions
+from returnn.util.fs import why_not_writable
 from returnn.util.numbers import human_bytes_size
 from returnn.util.terminal import confirm
 
@@ -64,6 +65,7 @@ class EngineBase:
         :param train_data: None: from the option ``train``
         :param dev_data: None: from the option ``dev``
         :raises MissingOptionError: a dataset is neither given nor set in the config
+        :raises ConfigError: checkpoints or the learning-rate file could not be written
         """
         options = DataOptions.from_config(self.config)
         # Mistakes first, data later.
@@ -72,8 +74,10 @@ class EngineBase:
         if dev_data is None and not CheckpointOptions.from_config(self.config).mainline_dialect:
             options.require_dev()
         self._init_learning_rate_control()
+        self._check_outputs_writable()
         if train_data is None:
             train_data = init_dataset(options.require_train(), default_kwargs={"name": "train"})
+            train_data.check_corpus()
         self.train_dataset = train_data
         self._init_eval_datasets(options, dev_data)
 
@@ -90,6 +94,20 @@ class EngineBase:
         self._init_learning_rate_control()
         self._init_eval_datasets(options, dev_data)
 
+    def _check_outputs_writable(self) -> None:
+        """Now, and not after the first epoch."""
+        if not should_write_to_disk(self.config):
+            return
+        assert self.learning_rate_control is not None
+        filenames = {
+            "model": CheckpointOptions.from_config(self.config).model,
+            "learning_rate_file": self.learning_rate_control.filename,
+        }
+        for option, filename in filenames.items():
+            problem = why_not_writable(filename) if filename else None
+            if problem:
+                raise ConfigError(f'option "{option}": cannot write {filename!r}: {problem}. Choose another place.')
+
     def _init_learning_rate_control(self) -> None:
         self.learning_rate_control = load_learning_rate_control_from_config(self.config)
         self.learning_rate = self.learning_rate_control.default_learning_rate
@@ -102,6 +120,7 @@ class EngineBase:
         for name, opts in options.eval_datasets.items():
             if name not in self.eval_datasets:
                 self.eval_datasets[name] = init_dataset(opts, default_kwargs={"name": name})
+                self.eval_datasets[name].check_corpus()
 
     def init_forward(self, forward_data: Dataset | None = None) -> None:
         """
@@ -113,6 +132,7 @@ class EngineBase:
         if forward_data is None:
             options = DataOptions.from_config(self.config)
             forward_data = init_dataset(options.require_forward(), default_kwargs={"name": "forward"})
+            forward_data.check_corpus()
         self.forward_dataset = forward_data
 
     # --- the actual work, defined by the framework's engine

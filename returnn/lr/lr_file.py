@@ -42,9 +42,20 @@ def save(filename: str, epoch_data: Mapping[int, EpochData]) -> None:
 
     :param filename: its directory is created if needed. If it is a link, the file behind it is written
     :param epoch_data: by epoch
+    :raises DataFileError: it cannot be written. The old content is still there
     """
     content = dumps(epoch_data)
     filename = os.path.realpath(filename)  # a link stays a link
+    try:
+        _write(filename, content)
+    except OSError as exc:
+        raise DataFileError(
+            f"Cannot write the learning-rate file {filename!r}: {exc.strerror or exc}."
+            ' Check the permissions and the free space of its folder, or change the option "learning_rate_file".'
+        ) from exc
+
+
+def _write(filename: str, content: str) -> None:
     directory = os.path.dirname(filename)
     maybe_make_dirs(directory)
     tmp_filename = filename + ".new_tmp"

@@ -22,7 +22,10 @@ declare(
         "What to run: train, eval, forward, initialize_model, cleanup_old_models, nop, config:NAME, optional-config:NAME.",
     ),
     Option(
-        "dry_run", "bool", False, "Run as usual, but write no checkpoint and no learning-rate file, and delete nothing."
+        "dry_run",
+        "bool",
+        False,
+        "Run as usual, but write no checkpoint, no learning-rate file and no output_file, and delete nothing.",
     ),
     Option("backend", '"torch" | None', None, 'The framework; only "torch" exists here, any other value is refused.'),
     Option(

@@ -374,7 +374,7 @@ class Engine(LossSteps, StepReports, EngineBase):
                     self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
         finally:
             self.close_loaders()
-        print_scores_stored(own, self.learning_rate_control)
+        print_scores_stored(own and self._should_write_to_disk(), self.learning_rate_control)
 
     def _check_epoch_missing_eval(self) -> None:
         """

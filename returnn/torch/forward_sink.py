@@ -7,6 +7,7 @@ from typing import Any
 
 from returnn.config import Config
 from returnn.frontend.run_ctx import RunCtx
+from returnn.options.checkpoint import should_write_to_disk
 from returnn.options.model import ModelOptions
 from returnn.options.training import ForwardOutputOptions
 from returnn.torch.forward_output import HdfOutputWriter
@@ -43,7 +44,9 @@ class ForwardSink:
             for func in (functions.forward_init_hook, functions.forward_finish_hook)
         )
         output = ForwardOutputOptions.from_config(config)
-        writer = None if finish_hook is not None else HdfOutputWriter(output.output_file, override=output.override)
+        writer = None
+        if finish_hook is None and should_write_to_disk(config):
+            writer = HdfOutputWriter(output.output_file, override=output.override)
         return cls(init_hook=init_hook, finish_hook=finish_hook, writer=writer)
 
     def __enter__(self) -> ForwardSink:

@@ -38,7 +38,7 @@ def print_start(start: StartPoint, *, final_epoch: int | None, lr_control: Learn
 
 def print_scores_stored(own_model: bool, lr_control: LearningRateControl | None) -> None:
     """
-    :param own_model: whether the evaluated checkpoint is one of this training
+    :param own_model: whether the evaluated checkpoint is one of this training, and scores may be written
     :param lr_control: keeps the scores
     """
     if own_model and lr_control is not None and lr_control.filename:

@@ -20,6 +20,7 @@ __all__ = [
     "atomic_write",
     "fsync_dir",
     "maybe_make_dirs",
+    "why_not_writable",
     "touch_file",
     "is_same_file_content_meta",
 ]
@@ -117,6 +118,21 @@ def fsync_dir(folder: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def why_not_writable(filename: str) -> str | None:
+    """
+    :param filename: of a file that will be written later; its folder will be created if needed
+    :return: what prevents that, or None if nothing is known that does
+    """
+    folder = os.path.dirname(os.path.realpath(filename))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        return f"{folder!r} is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no permission to write in the folder {folder!r}"
+    return None
 
 
 def maybe_make_dirs(dirname: str) -> None:

@@ -246,3 +246,9 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
     lr_file.save(str(tmp_path / "rates"), {1: EpochData(0.1)})
     assert (tmp_path / "rates").is_symlink()
     assert lr_file.load(str(tmp_path / "real" / "rates")) == {1: EpochData(0.1)}
+
+
+def test_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(DataFileError, match='Cannot write the learning-rate file .*taken/rates.*"learning_rate_file"'):
+        lr_file.save(str(tmp_path / "taken" / "rates"), {})

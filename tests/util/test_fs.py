@@ -28,7 +28,7 @@ from returnn.util.basic import (
     override_env_var,
     touch_file,
 )
-from returnn.util.fs import atomic_write, open_binary, open_text
+from returnn.util.fs import atomic_write, open_binary, open_text, why_not_writable
 from tests.helpers import ROOT
 
 
@@ -179,3 +179,12 @@ def test_restricted_pickle_refuses_the_rest(obj: object, tmp_path: Path, capfd: 
 def test_restricted_pickle_broken(data: bytes) -> None:
     with pytest.raises(DataFileError, match="Cannot read my.pkl"):
         restricted_pickle.load(io.BytesIO(data), filename="my.pkl")
+
+
+def test_why_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert why_not_writable("name") is why_not_writable("a/b/name") is why_not_writable(str(tmp_path / "x")) is None
+    assert why_not_writable("file/name") == f"{str(tmp_path / 'file')!r} is no folder"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert why_not_writable("a/name") == f"no permission to write in the folder {str(tmp_path)!r}"
