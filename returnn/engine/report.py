@@ -89,6 +89,8 @@ def with_first_batch_notice(batches: Iterator[T], *, what: str, after_secs: floa
         for batch in batches:
             notice.cancel()
             yield batch
+            break
+        yield from batches
     finally:
         notice.cancel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from returnn.errors import ConfigError
 from returnn.log import log
 
-__all__ = ["choose_device", "device_memory_text", "move_to_device"]
+__all__ = ["choose_device", "device_memory_text", "device_type", "move_to_device"]
 
 
 class DeviceError(ConfigError, RuntimeError):
@@ -58,6 +59,12 @@ def choose_device(requested: str | None) -> str:
     return device
 
 
+@functools.cache
+def device_type(device: str | torch.device) -> str:
+    """:return: e.g. "cuda" for a device "cuda:1"."""
+    return torch.device(device).type
+
+
 def device_memory_text(device: str | torch.device) -> str | None:
     """:return: ``GMEM: max allocated/max reserved/total`` in GiB for a CUDA device, else None"""
     parsed = torch.device(device)
@@ -76,13 +83,13 @@ def move_to_device(data: dict[str, object], device: str | torch.device) -> dict[
     :param device: target
     :return: new dict, tensors on the device. Copies do not wait for the device; all int64 size tensors travel in one copy
     """
-    if torch.device(device).type == "cpu":
+    if device_type(device) == "cpu":
         return {k: v.to(device) if isinstance(v, torch.Tensor) and not v.is_cpu else v for k, v in data.items()}
     sizes = {k: v for k, v in data.items() if isinstance(v, torch.Tensor) and ":size" in k and v.dtype == torch.int64}
     moved: dict[str, torch.Tensor] = {}
     if sizes:
         flat = torch.cat([v.reshape(-1) for v in sizes.values()])
-        if torch.device(device).type == "cuda":
+        if device_type(device) == "cuda":
             flat = flat.pin_memory()
         parts = flat.to(device, non_blocking=True).split([v.numel() for v in sizes.values()])
         moved = {k: part.reshape(v.shape) for (k, v), part in zip(sizes.items(), parts, strict=True)}

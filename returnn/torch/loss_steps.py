@@ -15,7 +15,7 @@ from returnn.errors import NonFiniteLossError
 from returnn.frontend.run_ctx import Loss, RunCtx
 from returnn.log import log
 from returnn.options.training import EngineOptions
-from returnn.torch.device import move_to_device
+from returnn.torch.device import device_type, move_to_device
 from returnn.torch.errors_context import add_batch_note
 from returnn.torch.messages import nonfinite_text
 from returnn.torch.precision import step_precision
@@ -114,11 +114,11 @@ class LossSteps:
         On the CPU: check the losses before the weights change. On other devices the updater checks the gradients there,
         and the losses are looked at when they are fetched, so that the loop does not wait for the device.
         """
-        if torch.device(self._device).type != "cpu":
+        if device_type(self._device) != "cpu":
+            return True
+        if all(math.isfinite(x.loss.item()) for x in losses.values()):
             return True
         bad = {name: x.loss.item() for name, x in losses.items() if not math.isfinite(x.loss.item())}
-        if not bad:
-            return True
         if self._options.stop_on_nonfinite_train_score:
             raise NonFiniteLossError(nonfinite_text(self.epoch, self._train_step, bad, data))
         return False

@@ -339,7 +339,7 @@ class Updater:
         else:
             self._skipped_updates.count_skipped("inf or nan in the gradients, update skipped")
         self._num_updates += 1
-        optimizer.zero_grad()
+        _clear_gradients(optimizer)
         self._num_accumulated = self._group_size = 0
         self._skipped_updates.check()
 
@@ -557,6 +557,16 @@ def all_updaters(obj: object) -> list[Updater]:
         obj = list(obj.values())
     items = obj if isinstance(obj, (list, tuple)) else [obj]
     return [item for item in items if isinstance(item, Updater)]
+
+
+def _clear_gradients(optimizer: torch.optim.Optimizer) -> None:
+    if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+        optimizer.zero_grad()
+        return
+    # What zero_grad() does, without its records for the profiler, which take 20 us.
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            param.grad = None
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

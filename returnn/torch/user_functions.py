@@ -27,7 +27,7 @@ class UserFunction:
         :param random_arg: format of the random name
         """
         self.func = func
-        self._random_arg = random_arg
+        self._random_args = tuple(random_arg % i for i in range(100))
         self._has_kwargs = True
         self._names: frozenset[str] = frozenset()
         try:
@@ -46,9 +46,9 @@ class UserFunction:
             hands its ``**kwargs`` on does not expect
         :param kwargs: passed by keyword
         """
-        for name, value in (only_if_declared or {}).items():
-            if name in self._names:
-                kwargs[name] = value
+        if only_if_declared:
+            kwargs.update({name: value for name, value in only_if_declared.items() if name in self._names})
         if not self._has_kwargs:
             return self.func(*args, **{k: v for k, v in kwargs.items() if k in self._names})
-        return self.func(*args, **kwargs, **{self._random_arg % _rnd.randint(0, 99): None})
+        kwargs[self._random_args[int(_rnd.random() * 100)]] = None
+        return self.func(*args, **kwargs)
