@@ -292,6 +292,14 @@ class HDFDataset(CachedDataset):
         self._filter_mask = self._reader.tags.contained_in(self.seq_tags_filter or ())
         return super()._filter_order(order, full_order, num_seqs)
 
+    def _where(self) -> str:
+        files: list[str] = getattr(self, "files", [])  # not yet in the constructor of the base
+        shown = ", ".join(map(repr, files[:3])) + (f", ... ({len(files)} files)" if len(files) > 3 else "")
+        return super()._where() + (f" ({shown})" if files else "")
+
+    def _has_tag_of_filter(self) -> bool:
+        return bool(self._reader.tags.contained_in(self.seq_tags_filter or ()).any())
+
     def get_current_seq_order(self) -> np.ndarray:
         """:return: int64 [num_seqs] corpus indices"""
         return self._require_order()

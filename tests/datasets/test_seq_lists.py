@@ -9,10 +9,16 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy
 import pytest
 
+from returnn.datasets import init_dataset
 from returnn.datasets.basic import Dataset
+from returnn.datasets.cached2 import CachedDataset2
+from returnn.datasets.hdf import SimpleHDFWriter
 from returnn.datasets.seq_lists import load_seq_lens_file, load_seq_list_file
+from returnn.errors import DatasetError
 
 TAGS = ["a/b", "c d", "ü"]
 
@@ -89,3 +95,58 @@ def test_lens_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str,
         load_seq_lens_file("lens.txt")
     assert "lens.txt" in str(exc_info.value)
     assert not Path("evil-was-here").exists()
+
+
+def test_check_corpus_finds_mistakes_before_the_first_epoch(tmp_path: Path) -> None:
+    good = str(tmp_path / "good.hdf")
+    with SimpleHDFWriter(good, dim=2) as writer:
+        writer.insert_batch(numpy.zeros((2, 3, 2), dtype="float32"), [3, 2], ["a", "b"])
+    empty = str(tmp_path / "empty.hdf")
+    with h5py.File(empty, "w") as f:
+        f["inputs"] = numpy.zeros((0, 2), dtype="float32")
+        f["seqLengths"] = numpy.zeros((0, 2), dtype="int32")
+        f["seqTags"] = numpy.zeros(0, dtype="S1")
+    other_tags = tmp_path / "other.txt"
+    other_tags.write_text("x\ny\n")
+    lens = tmp_path / "lens.txt"
+    lens.write_text("{'a': 3}")
+
+    def _child(**opts: Any) -> dict[str, Any]:
+        return {"class": "HDFDataset", "files": [good], **opts}
+
+    def _meta(child: dict[str, Any], **opts: Any) -> dict[str, Any]:
+        return {"class": "MetaDataset", "datasets": {"c": child}, "data_map": {"data": ("c", "data")}, **opts}
+
+    def _check(opts: dict[str, Any]) -> None:
+        init_dataset(opts, default_kwargs={"name": "dev"}).check_corpus()
+
+    filtered = {"seq_list_filter_file": str(other_tags)}
+    wrong_lens = {"seq_ordering": "sorted", "seq_order_seq_lens_file": str(lens)}
+    for opts, words in (
+        (_child(files=[empty]), "no sequences .*'dev'.*empty.hdf"),
+        (_child(**filtered), r"'dev'.* empty after applying seq_list_filter_file .*other.txt"),
+        (_child(**wrong_lens), r"'dev'.*lens.txt' has no length for 1 of 2 tags, e.g. \['b'\]"),
+        (_meta(_child(**filtered), seq_order_control_dataset="c"), "'dev_c'.* empty after applying"),
+        (_meta(_child(), **filtered), "'dev'.* empty after applying"),
+        (_meta(_child(), **wrong_lens), "'dev'.* has no length"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            _check(opts)
+    _check(_child(**wrong_lens | {"seq_ordering": "random"}))  # not read then
+    _check(
+        _child(partition_epoch=2, seq_list_filter_file=_list_file(tmp_path, ["b"]))
+    )  # the part of epoch 1 may be empty
+    _check({"class": "Task12AXDataset"})
+
+    class LateCount(CachedDataset2):
+        def get_total_num_seqs(self, *, fast: bool = False) -> int:
+            return 0  # before the first epoch
+
+    LateCount().check_corpus()
+
+
+def _list_file(folder: Path, tags: list[str]) -> str:
+    """:return: name of a list file"""
+    path = folder / "tags.txt"
+    path.write_text("\n".join(tags))
+    return str(path)

@@ -147,6 +147,45 @@ class SeqOrderMixin:
             order = self._filter_order(order, full_order, num_seqs)
         return order
 
+    def check_corpus(self) -> None:
+        """
+        Find mistakes that else would show only when the dataset is first used, maybe after hours: no sequences at all,
+        nothing left by the filter, lengths missing in the file. Reads no data. Does nothing where a class of the user
+        defines the corpus.
+
+        :raises DatasetError: about these
+        """
+        if not type(self).get_total_num_seqs.__module__.startswith("returnn."):
+            return
+        try:
+            num_seqs = self.get_total_num_seqs(fast=True)
+        except NotImplementedError:
+            return
+        if not num_seqs:
+            raise DatasetError(self._describe("The dataset has no sequences", todo="Check the program that wrote it"))
+        if self._uses_custom_seq_ordering(self.seq_ordering):
+            return
+        if self.seq_tags_filter is not None and not self._has_tag_of_filter():
+            raise self._empty_by_filter(num_seqs, num_seqs, self.get_all_tags())
+        if self._seq_order_seq_lens_file and self._get_seq_ordering_for_epoch(1).needs_seq_lens:
+            self._get_seq_lens_of_file(num_seqs)
+
+    def _has_tag_of_filter(self) -> bool:
+        return self.seq_tags_filter is None or not self.seq_tags_filter.isdisjoint(self.get_all_tags())
+
+    def _empty_by_filter(self, num: int, num_seqs: int, tags: Sequence[str]) -> DatasetError:
+        assert self.seq_tags_filter is not None
+        return DatasetError(
+            f"{self._where()}: the epoch is empty after applying seq_list_filter_file "
+            f"{self._seq_list_filter_file!r} to {num} of {num_seqs} sequences. "
+            f"Tags in the filter: {sorted(self.seq_tags_filter)[:3]}, tags of the data: {list(tags[:3])}. "
+            + (
+                "Use the tags of the data."
+                if self.seq_tags_filter.isdisjoint(tags)
+                else "Use a smaller partition_epoch: the filter comes after the partition."
+            )
+        )
+
     def _filter_order(self, order: SeqOrder, full_order: SeqOrder, num_seqs: int) -> SeqOrder:
         assert self.seq_tags_filter is not None
         tags = self.get_all_tags()
@@ -161,16 +200,7 @@ class SeqOrderMixin:
             )
         filtered = seq_order_.filter_seqs(order, tags, self.seq_tags_filter)
         if not len(filtered):
-            raise DatasetError(
-                f"{self._where()}: the epoch is empty after applying seq_list_filter_file "
-                f"{self._seq_list_filter_file!r} to {len(order)} of {num_seqs} sequences. "
-                f"Tags in the filter: {sorted(self.seq_tags_filter)[:3]}, tags of the data: {list(tags[:3])}. "
-                + (
-                    "Use the tags of the data."
-                    if self.seq_tags_filter.isdisjoint(tags)
-                    else "Use a smaller partition_epoch: the filter comes after the partition."
-                )
-            )
+            raise self._empty_by_filter(len(order), num_seqs, tags)
         if self.partition_epoch > 1 and not self._warned_empty_parts:
             self._warned_empty_parts = True
             self._warn_about_empty_parts(full_order, tags)

@@ -289,6 +289,13 @@ class MetaDataset(CachedDataset2):
         self._num_seqs = len(order)
         return True
 
+    def check_corpus(self) -> None:
+        """See :func:`Dataset.check_corpus`. The order is that of the control dataset, if there is one."""
+        if self.seq_order_control_dataset:
+            self.datasets[self.seq_order_control_dataset].check_corpus()
+        else:
+            super().check_corpus()
+
     def _get_order(self, *, seq_list: Sequence[str] | None, seq_order: Sequence[int] | np.ndarray | None) -> np.ndarray:
         if seq_order is not None:
             return np.array(seq_order, dtype=np.int64)
