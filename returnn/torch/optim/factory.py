@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from returnn.errors import ConfigError, NotSupportedError, OptionError
+from returnn.log import log
 from returnn.options.optimizer import OPTIMIZER_EXAMPLE
 from returnn.options.registry import closest_names
 
@@ -126,12 +127,16 @@ def split_optimizer_options(opts: Mapping[str, Any]) -> tuple[OptimizerClass, Op
             "optimizer", expected='a dict with the entry "class"', got=dict(opts), todo=f"Set e.g. {OPTIMIZER_EXAMPLE}"
         )
     optimizer_class = get_optimizer_class(args.pop("class"))
-    for name in ("learning_rate", "lr"):
-        if name in args:
-            raise ConfigError(
-                f'option "optimizer": the entry "{name}" = {args[name]!r} is not possible. '
-                'Set the option "learning_rate" or "learning_rates" of the config, or "learning_rate_multiplier" here.'
-            )
+    if "learning_rate" in args:
+        raise ConfigError(
+            f'option "optimizer": the entry "learning_rate" = {args["learning_rate"]!r} is not possible. '
+            'Set the option "learning_rate" or "learning_rates" of the config, or "learning_rate_multiplier" here.'
+        )
+    if "lr" in args:  # configs that have worked with Mini-RETURNN
+        log.print_warning(
+            f'option "optimizer": the entry "lr" = {args.pop("lr")!r} has no effect. The learning rate comes from the '
+            'options "learning_rate" or "learning_rates" of the config.'
+        )
     if "epsilon" in args:
         allowed = allowed_arguments(optimizer_class)
         if allowed is None or "eps" in allowed:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from returnn.errors import ConfigError, NotSupportedError
-from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class
+from returnn.log import log
+from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class, split_optimizer_options
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,6 @@ def test_accepted(opts: object) -> None:
         ({"class": "my_module_that_is_not_there.Lion"}, "cannot be imported: No module named"),
         ({"class": "torch.optim.Lion"}, "cannot be imported: .*Lion"),
         ({"class": "adam", "learning_rate": 0.1}, '"learning_rate" = 0.1 is not possible'),
-        ({"class": "adam", "lr": 0.1}, '"lr" = 0.1 is not possible'),
         ({"class": "adam", "epsilon": 1e-8, "eps": 1e-8}, "are the same"),
         ({"class": "sgd", "epsilon": 1e-8}, "SGD has no argument 'epsilon'. Allowed are momentum, dampening"),
         ({"class": "adam", "weight_deca": 1e-8}, "Adam has no argument 'weight_deca'. Did you mean 'weight_decay'"),
@@ -53,6 +53,15 @@ def test_accepted(opts: object) -> None:
 def test_refused(opts: Any, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         check_optimizer_options(opts)
+
+
+def test_lr_is_ignored_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """As in Mini-RETURNN, where it has no effect: configs with it work."""
+    log.initialize(verbosity=[2])
+    opts = {"class": "adam", "lr": 0.125}
+    assert split_optimizer_options(opts) == (torch.optim.Adam, {})
+    assert opts["lr"] == 0.125
+    assert 'the entry "lr" = 0.125 has no effect' in capsys.readouterr().out
 
 
 def test_peers_raise_these_types() -> None:
