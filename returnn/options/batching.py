@@ -107,8 +107,8 @@ declare(
         "dict | callable",
         None,
         "Own class for batching.",
-        status="later",
-        instead="Use batch_size and max_seqs, or returnn.torch.data.pipeline.BucketOrderingIterDataPipe in an own loop",
+        status="refused",
+        instead="It comes later; until then use batch_size and max_seqs",
     ),
     Option(
         "online_shuffle_batches",

@@ -21,10 +21,14 @@ UserFunction = Callable[..., Any]
 #: Keywords that our caller offers to each function. Each gets those that it accepts.
 OFFERED_KEYWORDS: dict[str, tuple[str, ...]] = {
     "get_model": ("epoch", "step", "device"),
-    "train_step": ("model", "data", "run_ctx", "extern_data"),
-    "forward_step": ("model", "data", "run_ctx", "extern_data"),
+    "train_step": ("model", "data", "run_ctx"),
+    "forward_step": ("model", "data", "run_ctx"),
     "forward_init_hook": ("run_ctx",),
     "forward_finish_hook": ("run_ctx",),
+}
+#: Arguments that the peers pass in another dialect, and what to do.
+_LATER_ARGUMENTS = {
+    "extern_data": "Steps with extern_data come in a later version; until then take data (raw tensors by name) and run_ctx.",
 }
 #: These get the run context as first positional argument.
 POSITIONAL = ("forward_init_hook", "forward_finish_hook")
@@ -40,14 +44,14 @@ declare(
     ),
     Option(
         "train_step",
-        "callable(model=, data=, run_ctx=, **kwargs) or callable(model=, extern_data=, **kwargs)",
+        "callable(model=, data=, run_ctx=, **kwargs)",
         None,
         "Computes the losses of one batch and marks them on the run context; used for evaluation as well.",
         tasks=("train", "eval", "initialize_model"),
     ),
     Option(
         "forward_step",
-        "callable(model=, data=, run_ctx=, **kwargs) or callable(model=, extern_data=, **kwargs)",
+        "callable(model=, data=, run_ctx=, **kwargs)",
         None,
         "Computes the outputs of one batch in the task forward.",
         tasks=("forward",),
@@ -140,7 +144,8 @@ def check_signature(name: str, func: object, *, keywords: Sequence[str], num_pos
         raise ModelError(
             f"{name} ({describe_function(func)}) requires argument{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}, "
             f"which {'are' if len(unknown) > 1 else 'is'} never passed. {name} must accept **kwargs (or declare: {usual}); "
-            f"offered are: {', '.join(keywords)}. Rename the argument or give it a default."
+            f"offered are: {', '.join(keywords)}. "
+            + (_LATER_ARGUMENTS.get(unknown[0]) or "Rename the argument or give it a default.")
         )
     if positional < num_positional:
         raise ModelError(

@@ -118,8 +118,8 @@ declare(
         "callable(global_train_step=, epoch=, epoch_continuous=, learning_rate=, **kwargs) -> float",
         None,
         "Learning rate per step.",
-        status="later",
-        instead="learning_rates gives a learning rate per epoch",
+        status="refused",
+        instead="It comes later; until then use learning_rates, which gives a learning rate per epoch",
     ),
 )
 

@@ -13,6 +13,7 @@ from tests.architecture.test_layers import ROOT, python_files, tree_of
 FACADES = (
     "returnn/util/__init__.py",
     "returnn/util/basic.py",
+    "returnn/util/native_code_compiler.py",
     "returnn/tensor/__init__.py",
     "returnn/torch/data/pipeline.py",
     "returnn/datasets/__init__.py",

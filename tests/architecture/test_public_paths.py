@@ -35,6 +35,7 @@ WITHOUT_TORCH: dict[str, str] = {
     "returnn.util.better_exchook": "install setup_all better_exchook replace_traceback_format_tb debug_shell",
     "returnn.util.literal_py_to_pickle": "literal_eval py_to_pickle",
     "returnn.util.compiling": "NativeCodeCompiler",
+    "returnn.util.native_code_compiler": "NativeCodeCompiler",
     "returnn.util.math": "PiecewiseLinear StepFunction merge_random_seeds ceil_div next_power_of_two",
     "returnn.util.file_cache": "FileCache CachedFile get_instance",
     "returnn.import_": "import_",

@@ -23,10 +23,6 @@ def good_1(*, model: object, data: object, run_ctx: object, **kwargs: Any) -> No
     """Mini's form."""
 
 
-def good_2(*, model: object, extern_data: object, **_: Any) -> None:
-    """Mainline's form."""
-
-
 def good_3(model: object, data: object, run_ctx: object) -> None:
     """Without further arguments."""
 
@@ -43,7 +39,11 @@ def bad_2(model: object, /, data: object) -> None:
     """Is called by keyword."""
 
 
-@pytest.mark.parametrize("func", [good_1, good_2, good_3, good_4, functools.partial(bad_1, ctx=3), print])
+def later(*, model: object, extern_data: object, **_: Any) -> None:
+    """Mainline's form."""
+
+
+@pytest.mark.parametrize("func", [good_1, good_3, good_4, functools.partial(bad_1, ctx=3), print])
 def test_good_train_step(func: Callable[..., Any]) -> None:
     assert ModelOptions.from_config({"train_step": func}).train_step is func
 
@@ -55,6 +55,13 @@ def test_bad_train_step(func: Callable[..., Any], name: str) -> None:
         match=rf"train_step \(bad_\d at .*requires argument {name}, which is never passed.*must accept \*\*kwargs",
     ):
         ModelOptions.from_config({"train_step": func})
+
+
+def test_step_in_the_other_dialect() -> None:
+    with pytest.raises(
+        ModelError, match="'extern_data', which is never passed.*come in a later version; until then take data"
+    ):
+        ModelOptions.from_config({"train_step": later})
 
 
 def test_not_callable() -> None:
