@@ -48,7 +48,7 @@ from returnn.torch.messages import no_data_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
 from returnn.torch.optim.factory import check_optimizer_options
 from returnn.torch.precision import step_precision
-from returnn.torch.restart import RestartState, isolated_rng, missing_evals
+from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
 from returnn.torch.start_report import preview_learning_rate, print_scores_stored, print_start
 from returnn.torch.step_reports import StepReports
 from returnn.torch.updater import Updater, all_updaters
@@ -119,7 +119,7 @@ class Engine(LossSteps, StepReports, EngineBase):
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
         if self._start_epoch <= self._final_epoch and CheckpointOptions.from_config(self.config).task == "train":
-            self._train_dataloader.prepare()  # its workers start while the model is made
+            _start_workers(self._train_dataloader)  # its workers start while the model is made
         self._load_model(epoch=self._start_epoch, filename=start.filename)
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
@@ -154,7 +154,7 @@ class Engine(LossSteps, StepReports, EngineBase):
         super().init_forward(forward_data)
         assert self.forward_dataset is not None and functions.forward_step is not None
         self._forward_dataloader = self._create_data_loader(self.forward_dataset)
-        self._forward_dataloader.prepare()
+        _start_workers(self._forward_dataloader)
         start = self.get_start_point(self.config)
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
@@ -312,7 +312,7 @@ class Engine(LossSteps, StepReports, EngineBase):
         names = []
         for name, loader in self._eval_dataloaders.items():
             if skip_already_evaluated and self._is_dataset_evaluated(name):
-                loader.consume_rng()
+                consume_rng(loader)
             else:
                 names.append(name)
         for name, scores in self._iter_eval_scores(names):
@@ -392,9 +392,8 @@ class Engine(LossSteps, StepReports, EngineBase):
         # follows here (or is only counted) was the first if only one epoch was trained.
         resumed = self._restart.first_epoch != last_epoch
         for eval_loader in self._eval_dataloaders.values():
-            eval_loader.resumed = resumed
-        if self._train_dataloader is not None:
-            self._train_dataloader.resumed = True
+            mark_resumed(eval_loader, resumed)
+        mark_resumed(self._train_dataloader)
         self.epoch = last_epoch
         self._epoch_mp_shared.value = last_epoch
         missing = missing_evals(
@@ -405,7 +404,7 @@ class Engine(LossSteps, StepReports, EngineBase):
             self.eval_model(skip_already_evaluated=True)
         elif known:
             for eval_loader in self._eval_dataloaders.values():
-                eval_loader.consume_rng()
+                consume_rng(eval_loader)
 
     # ---- forwarding -------------------------------------------------------------------------------------------------
 
@@ -509,3 +508,8 @@ class Engine(LossSteps, StepReports, EngineBase):
         for loader in (self._train_dataloader, *self._eval_dataloaders.values(), self._forward_dataloader):
             if loader is not None and hasattr(loader, "close"):
                 loader.close()
+
+
+def _start_workers(loader: object) -> None:
+    if isinstance(loader, Loader):  # a custom engine may have another one
+        loader.prepare()

@@ -65,7 +65,7 @@ class LossSteps:
         :return: total loss (0-dim, to be minimised), losses by name
         """
         total_loss, losses = self._compute_losses(data, run_ctx)
-        if not self._loss_is_usable(losses, data):
+        if not self._loss_is_usable(total_loss, losses, data):
             if isinstance(self._updater, Updater):
                 self._updater.skip_step(step_idx)
             return total_loss, losses
@@ -109,7 +109,7 @@ class LossSteps:
         """:return: new dict with the tensors on the device of the model"""
         return move_to_device(data, self._device)
 
-    def _loss_is_usable(self, losses: Mapping[str, Loss], data: RawBatch) -> bool:
+    def _loss_is_usable(self, total_loss: torch.Tensor, losses: Mapping[str, Loss], data: RawBatch) -> bool:
         """
         On the CPU: check the losses before the weights change. On other devices the updater checks the gradients there,
         and the losses are looked at when they are fetched, so that the loop does not wait for the device.
@@ -120,8 +120,10 @@ class LossSteps:
             return True
         bad = {name: x.loss.item() for name, x in losses.items() if not math.isfinite(x.loss.item())}
         if self._options.stop_on_nonfinite_train_score:
-            raise NonFiniteLossError(nonfinite_text(self.epoch, self._train_step, bad, data))
-        return False
+            text = nonfinite_text(self.epoch, self._train_step, bad, data)
+            print(text, file=log.v1)
+            raise NonFiniteLossError(text)
+        return math.isfinite(total_loss.item())  # a loss that is only reported does not count
 
     def _check_nonfinite_train_score(
         self, scores: Mapping[str, float], accumulated_scores: Mapping[str, float] | None = None

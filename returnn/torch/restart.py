@@ -12,9 +12,10 @@ import torch
 from returnn.errors import ConfigError
 from returnn.learning_rate_control import LearningRateControl
 from returnn.log import log
+from returnn.torch.data.loader import Loader
 from returnn.torch.rng_state import RngState, get_rng_state, set_rng_state
 
-__all__ = ["RestartState", "isolated_rng", "missing_evals"]
+__all__ = ["RestartState", "consume_rng", "isolated_rng", "mark_resumed", "missing_evals"]
 
 _RNG_KEY = "rng_state"
 _LR_KEY = "learning_rate_control"
@@ -77,6 +78,27 @@ class RestartState:
         """Take learning rates and scores from the checkpoint if they are not in a learning-rate file."""
         if self.learning_rates and not lr_control.filename:
             lr_control.update_from_text(self.learning_rates, source="the checkpoint")
+
+
+def mark_resumed(loader: object, resumed: bool = True) -> None:
+    """
+    :param loader: ours: its first iterator counts as a later one for the random draws. A custom engine's own: nothing
+    :param resumed:
+    """
+    if isinstance(loader, Loader):
+        loader.resumed = resumed
+
+
+def consume_rng(loader: object) -> None:
+    """
+    Draw from torch's generator what a new iterator over the loader draws.
+
+    :param loader: ours, or a DataLoader of torch that a custom engine made
+    """
+    if isinstance(loader, Loader):
+        loader.consume_rng()
+    elif isinstance(loader, torch.utils.data.DataLoader) and not loader.num_workers:
+        iter(loader)
 
 
 @contextlib.contextmanager

@@ -16,10 +16,15 @@ from returnn.config import Config
 from returnn.frontend.run_ctx import Loss, RunCtx
 from returnn.log import log
 from returnn.torch.context import get_run_ctx, init_train_step_run_ctx
+from returnn.torch.data.pipeline import BatchingIterDataPipe, collate_batch
+from returnn.torch.data.returnn_dataset_wrapper import (
+    ReturnnDatasetIterDataPipe,
+    ReturnnDatasetResetMpSharedEpochCallback,
+)
 from returnn.torch.engine import Engine
 from returnn.torch.updater import Updater
 from returnn.util import NumbersDict
-from tests.torch.test_engine import _config, _params, _scores, _train
+from tests.torch.test_engine import _config, _dataset, _params, _scores, _train
 
 
 @pytest.fixture(autouse=True)
@@ -230,3 +235,33 @@ def test_total_time_is_shown_from_the_second_step_line_on(capsys: pytest.Capture
     lines = [line for line in capsys.readouterr().out.splitlines() if ", step:" in line]
     assert "total time:" not in lines[0]
     assert all(", total time: " in line for line in lines[1:])
+
+
+class WithTorchLoader(Engine):
+    """Makes its own data loaders: plain torch ones with our pipes."""
+
+    def _create_data_loader(self, dataset: Any) -> Any:
+        callback = ReturnnDatasetResetMpSharedEpochCallback(dataset, self._epoch_mp_shared)
+        pipe = ReturnnDatasetIterDataPipe(dataset, reset_callback=callback)
+        batches = BatchingIterDataPipe(pipe, batch_size=20)
+        return torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=collate_batch)
+
+
+def test_loaders_of_torch_train_as_ours_and_restart() -> None:
+    ours = _params(_train(_own_config(model=None)))
+    _train(_own_config(num_epochs=2), WithTorchLoader)
+    engine = _train(_own_config(num_epochs=3), WithTorchLoader)
+    for name, value in _params(engine).items():
+        assert torch.equal(value, ours[name]), name
+    engine = WithTorchLoader(config=_own_config(task="eval"))
+    engine.eval_task()
+    engine = WithTorchLoader(
+        config=_own_config(task="forward", forward=_dataset(4), forward_step=forward_step, load="models/epoch.003")
+    )
+    engine.init_forward()
+    engine.forward()
+    assert os.path.exists("output.hdf")
+
+
+def forward_step(*, model: torch.nn.Module, data: dict[str, Any], run_ctx: RunCtx, **_kwargs: object) -> None:
+    run_ctx.mark_as_output(model(data["data"]), "output", dims=[len(data["seq_tag"]), data["data:size1"], 3])

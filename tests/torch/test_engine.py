@@ -245,6 +245,17 @@ def test_nan_in_a_loss_that_is_only_reported_stops_too() -> None:
         _train(_config(train_step=step))
 
 
+def test_nan_in_a_loss_that_is_only_reported_changes_nothing_if_training_goes_on() -> None:
+    def step(*, model: torch.nn.Module, data: dict[str, Any], run_ctx: RunCtx, **_kwargs: object) -> None:
+        train_step(model=model, data=data, run_ctx=run_ctx)
+        run_ctx.mark_as_loss(name="monitor", loss=torch.tensor(math.nan), scale=0.0)
+
+    reference = _params(_train(_config(model=None, learning_rate_file=None)))
+    config = _config(model=None, learning_rate_file=None, train_step=step, stop_on_nonfinite_train_score=False)
+    for name, value in _params(_train(config)).items():
+        assert torch.equal(value, reference[name]), name
+
+
 def test_epoch_without_any_batch_is_an_error_before_saving() -> None:
     with pytest.raises(DatasetError, match="No data in dataset 'train'.*dropped.*max_seq_length"):
         _train(_config(max_seq_length=1))
