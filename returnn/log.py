@@ -77,6 +77,14 @@ class StdoutHandler(logging.StreamHandler):
     def stream(self, stream: TextIO) -> None:
         pass
 
+    def format(self, record: logging.LogRecord) -> str:
+        """:return: the text; what the terminal's encoding does not have is escaped"""
+        text = super().format(record)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf8"
+        if text.isascii() or encoding.lower().replace("-", "") == "utf8":
+            return text
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """A reader that is gone (``rnn.py my.config | head``) is no reason to complain at each line."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError) and not _complain_once(self, "on stdout"):

@@ -281,3 +281,13 @@ def test_pickling_gives_the_log_of_the_process() -> None:
     with pytest.raises(pickle.PicklingError):  # not that of the process
         pickle.dumps(Log())
     log.__init__()  # type: ignore[misc]
+
+
+def test_terminal_that_cannot_show_all_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    log = Log()
+    log.initialize()
+    print("a", "\xe9", file=log.v1)
+    sys.stdout.flush()
+    assert raw.getvalue() == b"a \\xe9\n"

@@ -107,6 +107,10 @@ def _checked_key(arg: str) -> str:
     key = arg[2:]
     if not _KEY_RE.match(key):
         raise ConfigError(f"Command line: {arg!r} is not an option name. Write e.g. '++batch_size 1000'.")
+    if key == "config":  # the name of the Config object itself
+        raise ConfigError(
+            "Command line: '++config' is no option. To load a further config file, write '--config FILE'."
+        )
     return key
 
 

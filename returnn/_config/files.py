@@ -45,9 +45,10 @@ def read_source(f: str | TextIO) -> tuple[str, str]:
     if not isinstance(f, str):
         return "<config string>", f.read().strip()
     if not os.path.isfile(f):
-        raise ConfigFileError(f"config file not found: {f!r} (current folder: {os.getcwd()}). Check the path.")
+        what = "is a folder, no config file" if os.path.isdir(f) else "not found"
+        raise ConfigFileError(f"config file {what}: {f!r} (current folder: {os.getcwd()}). Check the path.")
     try:
-        with open(f, encoding="utf8") as stream:
+        with open(f, encoding="utf-8-sig") as stream:  # some editors put a mark at the start
             return f, stream.read().strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigFileError(f"Cannot read config file {f!r}: {exc}.") from exc

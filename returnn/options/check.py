@@ -353,7 +353,7 @@ def _collect_names_of_code(code: types.CodeType, names: set[str]) -> None:
 def _names_in_source(filename: str) -> set[str]:
     """:return: names that the source of a Python config reads, directly or through the config object"""
     try:
-        with open(filename, encoding="utf8", errors="replace") as f:
+        with open(filename, encoding="utf-8-sig", errors="replace") as f:
             tree = ast.parse(f.read().strip() + "\n")
     except (OSError, SyntaxError, ValueError):  # gone meanwhile, or not Python (json, line format)
         return set()

@@ -56,6 +56,40 @@ def test_facades_hold_no_code(name: str) -> None:
     assert not bad, f"facades hold only imports and __all__: {bad}"
 
 
+def test_packages_hold_no_code() -> None:
+    bad = []
+    for module, path in python_files():
+        if path.endswith("__init__.py") and module != "returnn":  # which has the version
+            bad += [f"{relative(path)}:{node.lineno}" for node in tree_of(path).body if not is_facade_statement(node)]
+    assert not bad, f"__init__.py files hold only imports and __all__: {bad}"
+
+
+#: Calls that make something mutable.
+_MUTABLE = ("dict", "list", "set", "defaultdict", "OrderedDict", "deque", "Counter", "local", "bytearray")
+#: Names at module level that are no constants, and why.
+MAY_CHANGE = {
+    "returnn/options/registry.py": "filled by the declarations at import, constant after that",
+    "returnn/util/signals.py": "signum_to_signame is a public name, and constant",
+}
+
+
+def test_no_mutable_state_in_modules() -> None:
+    bad = []
+    for module, path in python_files():
+        if not module.startswith("returnn") or relative(path) in ("returnn/_state.py", *MAY_CHANGE):
+            continue
+        for node in tree_of(path).body:
+            if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+                continue
+            value, targets = node.value, node.targets if isinstance(node, ast.Assign) else [node.target]
+            literal = isinstance(value, (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp))
+            call = isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] in _MUTABLE
+            names = [t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("__")]
+            if (literal or call) and any(name != name.upper() for name in names):
+                bad.append(f"{relative(path)}:{node.lineno}: {', '.join(names)}")
+    assert not bad, f"process state belongs to returnn/_state.py, constants have upper-case names: {bad}"
+
+
 def test_no_global_statement() -> None:
     bad = [
         f"{relative(path)}:{node.lineno}"
@@ -95,7 +129,7 @@ def options_by_module() -> dict[str, set[str]]:
         names = result.setdefault(module, set())
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "read":
-                names.update(a.value for a in node.args[1:2] if isinstance(a, ast.Constant))
+                names.update(str(a.value) for a in node.args[1:2] if isinstance(a, ast.Constant))
     return result
 
 

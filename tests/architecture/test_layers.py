@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -125,6 +126,23 @@ def test_torch_is_only_imported_from_layer_3_on() -> None:
     for module, path in python_files():
         for line, target, _ in imports_of(module, path):
             if target.split(".")[0] == "torch" and layer(module) < TORCH_FROM_LAYER:
+                bad.append(f"{path}:{line}: {module} -> {target}")
+    assert not bad, "\n".join(bad)
+
+
+#: Other packages than the standard library, and the layer from which on they may be imported.
+#: Optional ones are imported by returnn.util.optional_import, which says what to install.
+THIRD_PARTY = {"numpy": 0, "h5py": 2, "tqdm": 3, "torch": TORCH_FROM_LAYER, "_setup_returnn_env": 7, "sklearn": 7}
+
+
+def test_other_packages_are_imported_where_they_belong() -> None:
+    bad = []
+    for module, path in python_files():
+        for line, target, _ in imports_of(module, path):
+            top = target.split(".")[0]
+            if top in sys.stdlib_module_names or top == "rnn" or is_first_party(target):
+                continue
+            if layer(module) < THIRD_PARTY.get(top, 99):
                 bad.append(f"{path}:{line}: {module} -> {target}")
     assert not bad, "\n".join(bad)
 

@@ -243,3 +243,24 @@ def test_closed_output(redirection: str, args: str, tmp_path: Path) -> None:
     )
     assert out.returncode == 0
     assert out.stderr == ""
+
+
+def test_plus_config_is_no_option(tmp_path: Path) -> None:
+    result = rnn([write_config(tmp_path, "task = 'nop'\n"), "++config", "other.config"], tmp_path)
+    assert result.code == 1
+    assert result.last_error_line.endswith(
+        "'++config' is no option. To load a further config file, write '--config FILE'."
+    )
+
+
+def test_folder_instead_of_config(tmp_path: Path) -> None:
+    result = rnn(["."], tmp_path)
+    assert result.code == 1 and "config file is a folder, no config file: '.'" in result.last_error_line
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "my.config").write_bytes(
+        b"\xef\xbb\xbf#!rnn.py\r\ntask = 'nop'\r\nbatch_sizee = 3\r\nbatch_size = batch_sizee\r\n"
+    )
+    result = rnn(["my.config"], tmp_path)
+    assert result.code == 0 and "WARNING" not in result.out, result.err
