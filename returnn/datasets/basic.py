@@ -54,10 +54,10 @@ __all__ = [
 _LEGACY_OPTIONS = {
     "window": "stack the frames in the model",
     "context_window": "stack the frames in the model",
-    "chunking": "the config option 'chunking' of the data pipeline",
-    "shuffle_frames_of_nseqs": "nothing; shuffle sequences by seq_ordering",
-    "min_chunk_size": "the config option 'min_chunk_size' of the data pipeline",
-    "chunking_variance": "nothing; the config option 'chunking' of the data pipeline has fixed sizes",
+    "chunking": "use the config option 'chunking' of the data pipeline",
+    "shuffle_frames_of_nseqs": "shuffle sequences by seq_ordering",
+    "min_chunk_size": "use the config option 'min_chunk_size' of the data pipeline",
+    "chunking_variance": "remove it, chunks have fixed sizes",
 }
 # A class that overrides one of these in front of the one that implements the bulk protocol changes what the bulk
 # protocol would deliver.
@@ -167,7 +167,7 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
             if value:
                 raise NotSupportedError(
                     f"dataset {self.name!r}: option {key!r} = {value!r} is not supported: datasets do no windowing or "
-                    f"chunking. Use {_LEGACY_OPTIONS[key]} instead."
+                    f"chunking. Instead: {_LEGACY_OPTIONS[key]}."
                 )
         for key in ("partition_epoch", "repeat_epoch", "_num_shards"):
             value = getattr(self, key)

@@ -400,7 +400,7 @@ def test_neutral_legacy_options(opts: dict[str, Any]) -> None:
              {"shuffle_frames_of_nseqs": 2}]
 )  # fmt: skip
 def test_legacy_options_are_refused_with_words(opts: dict[str, Any]) -> None:
-    with pytest.raises(NotSupportedError, match=f"{next(iter(opts))}.*instead"):
+    with pytest.raises(NotSupportedError, match=f"{next(iter(opts))}.*Instead: "):
         Dataset(**opts)
 
 

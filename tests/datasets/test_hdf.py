@@ -7,6 +7,9 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from returnn.datasets.hdf import HDFDataset, SimpleHDFWriter
 from returnn.errors import DataFileError, DatasetError, UnknownSeqTagError
 from tests.datasets.hdf_golden import GOLDEN, check_readback, iterate, load_golden, sha
 
+REPO = Path(__file__).parents[2]
 READBACK_NAMES = sorted(
     p.stem for p in GOLDEN.glob("*.json") if p.stem not in ("multi_file", "s14_dtypes", "n1_stream")
 )
@@ -515,6 +519,78 @@ def test_file_that_disappears_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataFileError, match="gone.hdf.*does not exist"):
         dataset.get_data(0, "data")
+
+
+def _constant(path: Path, num_seqs: int, value: int, *, num_frames: int = 3) -> None:
+    path.unlink(missing_ok=True)
+    with SimpleHDFWriter(path, dim=2) as writer:
+        for i in range(num_seqs):
+            data = np.full((1, num_frames, 2), value + i, dtype="float32")
+            writer.insert_batch(data, [num_frames], [f"{value}-{i}"])
+
+
+@pytest.mark.parametrize("max_memory_bytes", [0, 1 << 20])
+def test_file_may_grow_while_in_use(tmp_path: Path, max_memory_bytes: int) -> None:
+    paths = [tmp_path / "a.hdf", tmp_path / "b.hdf"]
+    for i, path in enumerate(paths):
+        _constant(path, 3, 10 * i)
+    dataset = HDFDataset([str(path) for path in paths])
+    dataset._reader._max_memory_bytes = max_memory_bytes
+    dataset.init_seq_order(epoch=1)
+    dataset.close()
+    with SimpleHDFWriter(paths[0], dim=2, extend_existing_file=True) as writer:
+        writer.insert_batch(np.zeros((1, 1, 2), dtype="float32"), [1], ["new"])
+    assert dataset.get_all_tags() == ["0-0", "0-1", "0-2", "10-0", "10-1", "10-2"]
+    assert [dataset.get_data(i, "data")[0, 0] for i in range(6)] == [0, 1, 2, 10, 11, 12]
+
+
+@pytest.mark.parametrize("max_memory_bytes", [0, 1 << 20])
+@pytest.mark.parametrize(("num_seqs", "num_frames"), [(1, 3), (3, 4), (8, 2)])
+def test_file_that_is_replaced_while_in_use(
+    tmp_path: Path, max_memory_bytes: int, num_seqs: int, num_frames: int
+) -> None:
+    path = tmp_path / "a.hdf"
+    _constant(path, 3, 0)
+    dataset = HDFDataset([str(path)])
+    dataset._reader._max_memory_bytes = max_memory_bytes
+    dataset.init_seq_order(epoch=1)
+    dataset.close()
+    _constant(path, num_seqs, 0, num_frames=num_frames)
+    for read in (lambda: dataset.get_data(0, "data"), dataset.get_all_tags):
+        with pytest.raises(DataFileError, match=r"a.hdf' was replaced by another one while it was in use"):
+            read()
+
+
+def test_file_that_another_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf"
+    _constant(path, 3, 0)
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.readline()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "open\n"
+        with pytest.raises(DataFileError, match=r"a.hdf': another process has it open for writing"):
+            HDFDataset([str(path)])
+        process.communicate("\n")
+    HDFDataset([str(path)])
+
+
+def test_low_limit_of_open_files(tmp_path: Path) -> None:
+    for i in range(30):
+        _constant(tmp_path / f"{i}.hdf", 2, i)
+    code = textwrap.dedent(
+        """
+        import resource, sys
+        from returnn.datasets.hdf import HDFDataset
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+        dataset = HDFDataset([f"{sys.argv[1]}/{i}.hdf" for i in range(30)])
+        dataset._reader._max_memory_bytes = 0
+        dataset.init_seq_order(epoch=1)
+        print([int(dataset.get_data(i, "data")[0, 0]) for i in range(60)] == [i // 2 + i % 2 for i in range(60)])
+        """
+    )
+    res = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=REPO)
+    assert res.stdout.endswith("True\n"), res.stderr
 
 
 def test_forked_process_opens_its_own_files() -> None:

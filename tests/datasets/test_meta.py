@@ -15,7 +15,7 @@ from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.hdf import HDFDataset, HDFDatasetWriter, SimpleHDFWriter
 from returnn.datasets.meta import MetaDataset
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, UnknownSeqTagError
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "04-datasets-meta"
 CASES: dict[str, Any] = json.loads((GOLDEN / "orders_meta.json").read_text(encoding="utf8"))
@@ -358,3 +358,34 @@ def test_dump_to_hdf(tmp_path: Path) -> None:
         assert (a["tag"], a["lens"]) == (b["tag"], b["lens"])
         for key in ("data", "dense"):
             np.testing.assert_array_equal(a["data"][key], b["data"][key])
+
+
+@pytest.mark.parametrize("with_control", [True, False])
+def test_filter_decides_which_sequences_the_children_must_have(tmp_path: Path, with_control: bool) -> None:
+    """E.g. an alignment failed for some sequences, which the filter leaves out; the other file has more from elsewhere."""
+    tags = [f"s{i}" for i in range(6)]
+    names = {"all": tags, "some": ["x", *tags[2:5], "y", "z"], "few": tags[2:5]}
+    for name, its_tags in names.items():
+        with SimpleHDFWriter(tmp_path / f"{name}.hdf", dim=None) as writer:
+            for tag in its_tags:
+                writer.insert_batch(np.array([[ord(tag[-1])]]), [1], [tag])
+    filter_file = tmp_path / "filter.txt"
+    filter_file.write_text("s2\ns4\n")
+    filtered = {"seq_list_filter_file": str(filter_file), "seq_ordering": "sorted"}
+    for other in ("some", "few"):
+        control = {"class": "HDFDataset", "files": [str(tmp_path / "all.hdf")], **(filtered if with_control else {})}
+        opts: dict[str, Any] = {
+            "datasets": {"a": control, "b": {"class": "HDFDataset", "files": [str(tmp_path / f"{other}.hdf")]}},
+            "data_map": {"data": ("a", "data"), "c": ("b", "data")},
+            **({"seq_order_control_dataset": "a"} if with_control else filtered),
+        }
+        dataset = MetaDataset(**opts)
+        dataset.init_seq_order(epoch=1)
+        assert [dataset.get_tag(i) for i in range(dataset.num_seqs)] == ["s2", "s4"]
+        dataset.load_seqs(0, 2)
+        assert [dataset.get_data(i, "c").tolist() for i in range(2)] == [[ord("2")], [ord("4")]]
+        with pytest.raises(UnknownSeqTagError, match=r"'b' is missing seqs.*1 of the 2 .*'s0'"):
+            dataset.init_seq_order(epoch=1, seq_list=["s0", "s3"])
+    filter_file.write_text("s2\ns5\n")
+    with pytest.raises(DatasetError, match=r"'b' is missing seqs.*1 of 6 tags of 'a' are not in 'b', first: \['s5'\]"):
+        MetaDataset(**opts)

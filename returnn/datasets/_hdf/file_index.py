@@ -39,6 +39,11 @@ class StreamInfo:
     ndim: int  # counts the time axis
 
     @property
+    def layout(self) -> tuple[str, tuple[int, ...], np.dtype]:
+        """:return: all but the number of frames"""
+        return self.path, self.shape, self.dtype
+
+    @property
     def frame_bytes(self) -> int:
         """:return: size of one frame in memory"""
         return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))

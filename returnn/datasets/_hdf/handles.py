@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import h5py
 
@@ -31,7 +32,13 @@ def open_for_reading(filename: str) -> h5py.File:
         return h5py.File(filename, "r")
     except OSError as exc:
         size = os.path.getsize(filename)
-        if "truncated" in str(exc):
+        if exc.errno == errno.EMFILE:
+            what = f"Cannot open HDF file {filename!r}: this process has too many open files ({exc})"
+            todo = "Raise the limit (ulimit -n)"
+        elif exc.errno == errno.EAGAIN or "unable to lock file" in str(exc):
+            what = f"Cannot open HDF file {filename!r}: another process has it open for writing ({exc})"
+            todo = "Wait until that one has closed it"
+        elif "truncated" in str(exc):
             what = f"HDF file {filename!r} is truncated, its size is {size} bytes ({exc})"
             todo = "It was copied or written only in part; copy or write it again"
         elif size == 0:
@@ -46,11 +53,13 @@ def open_for_reading(filename: str) -> h5py.File:
 class HandleCache:
     """Opens files on demand, keeps the most recently used ones open. Safe for threads and forked processes."""
 
-    def __init__(self, max_open: int = 64):
+    def __init__(self, max_open: int = 64, *, on_open: Callable[[str, h5py.File], None] | None = None):
         """
         :param max_open: number of files that stay open
+        :param on_open: called with the name and the file after each opening; may raise
         """
         self._max_open = max_open
+        self._on_open = on_open
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._handles: OrderedDict[str, h5py.File] = OrderedDict()
@@ -77,12 +86,29 @@ class HandleCache:
         if handle is not None and handle.id.valid:
             self._handles.move_to_end(filename)
             return handle
-        handle = open_for_reading(filename)
+        try:
+            handle = open_for_reading(filename)
+        except DataFileError as exc:
+            if getattr(exc.__cause__, "errno", None) != errno.EMFILE or not self._handles:
+                raise
+            # The limit of this process is lower than what we wanted to keep open.
+            self._max_open = max(1, len(self._handles) // 2)
+            self._close_oldest()
+            handle = open_for_reading(filename)
+        if self._on_open is not None:
+            try:
+                self._on_open(filename, handle)
+            except BaseException:
+                handle.close()
+                raise
         self._handles[filename] = handle
+        self._close_oldest()
+        return handle
+
+    def _close_oldest(self) -> None:
         while len(self._handles) > self._max_open:
             _, oldest = self._handles.popitem(last=False)
             oldest.close()
-        return handle
 
     def close(self) -> None:
         """Close all files. They are opened again when needed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import h5py
@@ -32,7 +33,8 @@ class CorpusReader:
         :param max_memory_bytes: if all streams together are not larger, a stream is read whole at its first use, and kept
         :param max_open_files: number of files that stay open
         """
-        self.handles = HandleCache(max_open_files)
+        self._known_files = _KnownFiles()
+        self.handles = HandleCache(max_open_files, on_open=self._known_files)
         self.files: list[FileIndex] = []
         self.file_start: list[int] = [0]
         self._max_memory_bytes = max_memory_bytes
@@ -67,6 +69,7 @@ class CorpusReader:
         :param index: of the next file, checked to fit to the earlier ones
         """
         self.files.append(index)
+        self._known_files.add(index)
         self.file_start.append(self.file_start[-1] + index.num_seqs)
         self._num_bytes += sum(stream.num_frames * stream.frame_bytes for stream in index.streams.values())
         for cache in (self._frame_start, self._offsets, self._lens, self._in_memory):
@@ -82,7 +85,7 @@ class CorpusReader:
     def tags(self) -> TagTable:
         """:return: of all files, read at the first use"""
         if self._tags is None:
-            self._tags = TagTable.from_hdf(_TagDatasets(self))
+            self._tags = TagTable.from_hdf(_TagDatasets(self), [index.num_seqs for index in self.files])
         return self._tags
 
     def lens(self, key: str) -> np.ndarray:
@@ -236,6 +239,54 @@ class CorpusReader:
             ):
                 out[pos : pos + length] = block[seq_start : seq_start + length]
         return out
+
+
+class _KnownFiles:
+    """Checks files when they are opened again. No reference to the reader: a cycle would keep files open for long."""
+
+    def __init__(self) -> None:
+        self._indices: dict[str, FileIndex] = {}
+        self._signatures: dict[str, tuple[int, ...]] = {}
+
+    def add(self, index: FileIndex) -> None:
+        """:param index: of a file that was just read"""
+        self._indices[index.filename] = index
+        self._signatures[index.filename] = _get_signature(index.filename)
+
+    def __call__(self, filename: str, h5_file: h5py.File) -> None:
+        """
+        A file may be opened again, and may have grown meanwhile, but must begin with the same sequences.
+
+        :raises DataFileError: if it does not
+        """
+        index = self._indices.get(filename)
+        signature = _get_signature(filename)
+        if index is None or signature == self._signatures[filename]:
+            return
+        new = read_file_index(h5_file, filename)
+        if (
+            new.columns != index.columns
+            or not np.array_equal(new.lens[: index.num_seqs], index.lens)
+            or any(
+                key not in new.streams or new.streams[key].layout != stream.layout
+                for key, stream in index.streams.items()
+            )
+        ):
+            raise DataFileError(
+                describe(
+                    f"HDF file {filename!r} was replaced by another one while it was in use",
+                    expected=f"a file that begins with the same {index.num_seqs} sequences",
+                    got=f"{new.num_seqs} sequences of {new.columns}",
+                    todo="Start again with the new file; write new data to another name",
+                )
+            )
+        self._signatures[filename] = signature
+
+
+def _get_signature(filename: str) -> tuple[int, ...]:
+    """:return: changes whenever the file is replaced or written to"""
+    stat = os.stat(filename)
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 class _TagDatasets:

@@ -36,17 +36,18 @@ class TagTable:
         return cls._from_blocks([_columns_of_bytes(encoded)])
 
     @classmethod
-    def from_hdf(cls, datasets: Iterable[h5py.Dataset]) -> TagTable:
+    def from_hdf(cls, datasets: Iterable[h5py.Dataset], counts: Iterable[int]) -> TagTable:
         """
         Reads in bulk, block by block.
 
         :param datasets: one per file, each [N_file] fixed-length bytes or variable-length strings
+        :param counts: how many tags of each; a file may have grown meanwhile
         :raises DataFileError: if a tag is no UTF-8 text
         """
         blocks: list[tuple[bytes, np.ndarray]] = []
-        for dataset in datasets:
-            for start in range(0, dataset.shape[0], _BLOCK_SIZE):
-                values = dataset[start : start + _BLOCK_SIZE]
+        for dataset, count in zip(datasets, counts, strict=True):
+            for start in range(0, count, _BLOCK_SIZE):
+                values = dataset[start : min(start + _BLOCK_SIZE, count)]
                 if values.dtype.kind == "S":
                     blocks.append(_columns_of_fixed(values))
                 else:

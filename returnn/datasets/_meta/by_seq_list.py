@@ -12,10 +12,12 @@ from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
     SeqListFile,
+    check_control_list,
     get_tag_table,
     load_row_tables,
     map_rows,
     require_tag_table,
+    rows_to_corpus,
     takes_corpus_order,
 )
 from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims, init_dataset
@@ -188,6 +190,7 @@ class MetaDataset(CachedDataset2):
             print(f"Reading sequence list for MetaDataset {self.name!r} from sub-dataset {default.name!r}", file=log.v3)
             table = require_tag_table(default, self.default_dataset_key, where=where)
             self._rows = dict.fromkeys(self.dataset_keys, table)
+        needed = self._get_needed_rows()
         for key, child in self.datasets.items():
             if key == self.default_dataset_key and self._seq_list_file is None:
                 # Rows are its corpus indices.
@@ -198,12 +201,19 @@ class MetaDataset(CachedDataset2):
                 self._check_num_seqs(key, rows_from)
                 self._by_tags.add(key)
                 continue
-            mapping = map_rows(child, key, self._rows[key], tags=tags, rows_from=rows_from, where=where)
+            mapping = map_rows(child, key, self._rows[key], tags=tags, needed=needed, rows_from=rows_from, where=where)
             if key == self.seq_order_control_dataset and mapping is not None:
-                self._check_control_list(key, mapping)
+                check_control_list(child, key, mapping, self._rows[key], where=where)
             self._row_to_corpus[key] = mapping
             if not takes_corpus_order(child):
                 self._by_tags.add(key)
+
+    def _get_needed_rows(self) -> np.ndarray | None:
+        """:return: bool [num rows], which ones the filter of the order lets through; None: all"""
+        source = self.datasets[self.seq_order_control_dataset] if self.seq_order_control_dataset else self
+        if source.seq_tags_filter is None:
+            return None
+        return self._rows[self.default_dataset_key].contained_in(source.seq_tags_filter)
 
     def _check_num_seqs(self, key: str, rows_from: str) -> None:
         """A child that cannot list its tags: at least it must be large enough."""
@@ -216,23 +226,6 @@ class MetaDataset(CachedDataset2):
                 f"Dataset {key!r} is missing seqs. ({self._where_text}) Dataset {key!r} has less sequences ({num}) than"
                 f" in sequence list ({len(self._rows[key])}) read from {rows_from!r}, this cannot work out!"
             )
-
-    def _check_control_list(self, key: str, mapping: np.ndarray) -> None:
-        """The corpus indices of the control dataset are the rows of the list."""
-        wrong = np.flatnonzero(mapping != np.arange(len(mapping)))
-        if not len(wrong):
-            # The list ends earlier than the corpus; wrong only if such a sequence comes.
-            return
-        row = int(wrong[0])
-        raise DatasetError(
-            describe(
-                f"seq_list_file has not the order of the control dataset {key!r}, first difference in row {row}",
-                where=self._where_text,
-                expected=f"{_get_tag(self.datasets[key], row)}",
-                got=self._rows[key][row],
-                todo="Write the list in the order of the control dataset; to select sequences use its seq_list_filter_file",
-            )
-        )
 
     # Lists of tags, as old client code accesses them; made on access
 
@@ -283,7 +276,10 @@ class MetaDataset(CachedDataset2):
             if key in self._by_tags:
                 child.init_seq_order(epoch=self.epoch, seq_list=self._rows[key].select(order))
             else:
-                child.init_seq_order(epoch=self.epoch, seq_order=order if mapping is None else mapping[order])
+                child.init_seq_order(
+                    epoch=self.epoch,
+                    seq_order=rows_to_corpus(self._rows[key], mapping, order, key=key, where=self._where_text),
+                )
         self._order = order
         self._order_is_given = given
         self._num_seqs = len(order)
@@ -336,7 +332,9 @@ class MetaDataset(CachedDataset2):
             if key in self._by_tags:
                 child.init_seq_order(epoch=self.epoch, seq_list=rows.to_list())
             else:
-                child.init_seq_order(epoch=self.epoch, seq_order=np.arange(len(rows)) if mapping is None else mapping)
+                # Rows that the filter excludes may be missing: any length does for them.
+                known = np.arange(len(rows)) if mapping is None else np.maximum(mapping, 0)
+                child.init_seq_order(epoch=self.epoch, seq_order=known)
             bulk_lens = child.get_epoch_seq_lens("data") if child.supports_bulk() else None
             lens = (
                 np.array([child.get_seq_length(i)["data"] for i in range(len(rows))])
@@ -560,8 +558,3 @@ class MetaDataset(CachedDataset2):
         """:return: as the child says"""
         child, sub_stream = self._child_of(key)
         return child.serialize_data(sub_stream, data)
-
-
-def _get_tag(dataset: Dataset, corpus_idx: int) -> str:
-    table = get_tag_table(dataset)
-    return table[corpus_idx] if table is not None and corpus_idx < len(table) else "<no further sequence>"

@@ -12,9 +12,17 @@ from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import Dataset
 from returnn.datasets.hdf import HDFDataset
 from returnn.datasets.seq_lists import load_seq_list_file
-from returnn.errors import DatasetError, NotSupportedError, describe
+from returnn.errors import DatasetError, NotSupportedError, UnknownSeqTagError, describe
 
-__all__ = ["SeqListFile", "load_row_tables", "get_tag_table", "map_rows", "takes_corpus_order"]
+__all__ = [
+    "SeqListFile",
+    "load_row_tables",
+    "get_tag_table",
+    "map_rows",
+    "rows_to_corpus",
+    "check_control_list",
+    "takes_corpus_order",
+]
 
 #: One file for all, or one file per child.
 SeqListFile = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
@@ -90,22 +98,24 @@ def _check_tags(tags: Any, of_key: str, where: str) -> None:
 
 
 def map_rows(
-    dataset: Dataset, key: str, rows: TagTable, *, tags: TagTable, rows_from: str, where: str
+    dataset: Dataset, key: str, rows: TagTable, *, tags: TagTable, needed: np.ndarray | None, rows_from: str, where: str
 ) -> np.ndarray | None:
     """
     :param dataset: child
     :param key: of the child
     :param rows: tag of each row for this child
     :param tags: of the child's corpus
+    :param needed: bool [num rows], which rows can occur in an epoch; None: all
     :param rows_from: where the rows come from, for error texts
     :param where: for error texts
-    :return: int64 [num rows] corpus index in the child; None if this is just 0, 1, 2, ...
-    :raises DatasetError: if the child has not all tags; with examples of both sides
+    :return: int64 [num rows] corpus index in the child, -1 for a row that is not needed and that it does not have;
+        None if this is just 0, 1, 2, ...
+    :raises DatasetError: if the child has not all tags that are needed; with examples of both sides
     """
     if rows is tags or rows.same_tags(tags):
         return None
     idxs = tags.find_table(rows)
-    missing = np.flatnonzero(idxs < 0)
+    missing = np.flatnonzero(idxs < 0 if needed is None else (idxs < 0) & needed)
     if not len(missing):
         return idxs
     extra = np.flatnonzero(rows.find_table(tags) < 0)
@@ -124,7 +134,59 @@ def map_rows(
         text += f"The lists differ first at position {position}: {rows[position]!r} and {tags[position]!r}. "
     raise DatasetError(
         text + "All datasets of a MetaDataset must have the sequences of the one that controls the order:"
-        " restrict that one by seq_list_filter_file and make a list for seq_list_file, or complete the others."
+        " restrict that one by seq_list_filter_file, or complete the others."
+    )
+
+
+def rows_to_corpus(
+    table: TagTable, mapping: np.ndarray | None, rows: np.ndarray, *, key: str, where: str
+) -> np.ndarray:
+    """
+    :param table: tags of all rows in the child
+    :param mapping: of the child, by map_rows
+    :param rows: int64 [num seqs]
+    :param key: of the child
+    :param where: for error texts
+    :return: int64 [num seqs], indices in the corpus of the child
+    :raises UnknownSeqTagError: if it does not have one of them: the filter would leave it out, but it is asked for
+    """
+    if mapping is None:
+        return rows
+    idxs = mapping[rows]
+    missing = rows[idxs < 0]
+    if len(missing):
+        raise UnknownSeqTagError(
+            f"Dataset {key!r} is missing seqs. ({where}) It does not have {len(missing)} of the"
+            f" {len(rows)} sequences of this order, first: {table.select(missing[:3])}."
+        )
+    return idxs
+
+
+def check_control_list(dataset: Dataset, key: str, mapping: np.ndarray, table: TagTable, *, where: str) -> None:
+    """
+    The corpus indices of the control dataset are the rows of the list.
+
+    :param dataset: the control dataset
+    :param key: of it
+    :param mapping: by map_rows
+    :param table: tags of all rows there
+    :param where: for error texts
+    :raises DatasetError: if the list has another order
+    """
+    wrong = np.flatnonzero(mapping != np.arange(len(mapping)))
+    if not len(wrong):
+        # The list ends earlier than the corpus; wrong only if such a sequence comes.
+        return
+    row = int(wrong[0])
+    tags = get_tag_table(dataset)
+    raise DatasetError(
+        describe(
+            f"seq_list_file has not the order of the control dataset {key!r}, first difference in row {row}",
+            where=where,
+            expected=tags[row] if tags is not None and row < len(tags) else "<no further sequence>",
+            got=table[row],
+            todo="Write the list in the order of the control dataset; to select sequences use its seq_list_filter_file",
+        )
     )
 
 
