@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TextIO
 
 from returnn._state import state
-from returnn.errors import UserError
+from returnn.errors import UserError, WorkerError
 from returnn.log import StdoutHandler, log
 
 __all__ = ["sentence", "short_report", "report", "install", "ignore_broken_pipe"]
@@ -59,8 +59,8 @@ def short_report(exc: BaseException) -> str:
     frames = list(traceback.extract_tb(exc.__traceback__))
     user_frames = [f for f in frames if _is_user_file(f.filename)]
     if isinstance(exc, UserError):
-        place = ""
-        if user_frames and not isinstance(exc.__cause__, SyntaxError):
+        place = _place_in_worker(exc)
+        if not place and user_frames and not isinstance(exc.__cause__, SyntaxError):
             frame = user_frames[-1]
             place = f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n'
             line = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
@@ -80,6 +80,24 @@ def short_report(exc: BaseException) -> str:
         text += f"  ... ({first} calls inside of returnn)\n"
     text += "".join(traceback.format_list(frames[first:]))
     return text + _notes(exc) + sentence(exc) + "\n"
+
+
+def _place_in_worker(exc: BaseException) -> str:
+    """
+    :return: traceback of a worker process from the first place in the user's code on, if it passed through that;
+        the whole one if the error is not one of ours
+    """
+    frames = [
+        traceback.FrameSummary(filename, lineno, name, lookup_line=False, line=line)
+        for filename, lineno, name, line in getattr(exc.__cause__, "frames", ())
+    ]
+    first = next((i for i, frame in enumerate(frames) if _is_user_file(frame.filename)), None)
+    if first is None:
+        if not frames or not isinstance(exc, WorkerError):
+            return ""
+        first = 0
+    text = f"  ... ({first} calls inside of returnn)\n" if first else ""
+    return "Traceback of the worker (most recent call last):\n" + text + "".join(traceback.format_list(frames[first:]))
 
 
 def _notes(exc: BaseException) -> str:

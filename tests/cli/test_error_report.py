@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import sys
 from typing import Any
 
 import pytest
 
 from returnn.cli.error_report import sentence, short_report
-from returnn.errors import ConfigError, MissingOptionError
+from returnn.datasets._loading.remote_error import RemoteError
+from returnn.errors import ConfigError, DatasetError, MissingOptionError
 
 
 def raised(code: str, filename: str, **names: Any) -> BaseException:
@@ -71,3 +74,25 @@ def test_notes_come_before_the_sentence() -> None:
     without_frames = ValueError("abc")
     without_frames.add_note("note")
     assert short_report(without_frames) == "  note\nValueError: abc\n"
+
+
+def test_error_of_a_worker_shows_the_place_in_the_code_of_the_user() -> None:
+    code = "def f():\n    raise error\nf()\n"
+    for error, start in (
+        (ValueError("abc"), "WorkerError: ValueError: abc (In "),
+        (DatasetError("abc"), "DatasetError: abc"),
+    ):
+        remote = RemoteError.from_exception(raised(code, "/some/where/my.config", error=error), where="dataset 'train'")
+        lines = short_report(pickle.loads(pickle.dumps(remote)).to_exception()).splitlines()
+        assert lines[0] == "Traceback of the worker (most recent call last):"
+        assert lines[-2] == '  File "/some/where/my.config", line 2, in f'
+        assert lines[-1].startswith(start)
+
+
+def test_error_of_a_worker_outside_of_the_code_of_the_user() -> None:
+    code = "raise error"
+    place = '  File "<string>", line 1, in <module>\n'
+    for error, shown in ((ValueError("abc"), True), (DatasetError("abc"), False)):
+        remote = RemoteError.from_exception(raised(code, "<string>", error=error), where="x")
+        remote = dataclasses.replace(remote, frames=remote.frames[1:])  # without that of this file
+        assert (place in short_report(remote.to_exception())) == shown

@@ -8,22 +8,29 @@ import dataclasses
 import os
 import pickle
 import traceback
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from returnn.errors import ReturnnError, WorkerError
 
 __all__ = ["RemoteError", "RemoteTraceback"]
 
 
+#: File, line number, function, and source line.
+Frame: TypeAlias = tuple[str, int | None, str, str | None]
+
+
 class RemoteTraceback(Exception):
     """Shows the traceback of the worker as cause of the exception in the parent."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, frames: Sequence[Frame] = ()):
         """
         :param text: formatted traceback
+        :param frames: of the traceback, for the report of the error
         """
         super().__init__(text)
         self.text = text
+        self.frames = frames
 
     def __str__(self) -> str:
         return f"\n{self.text}"
@@ -37,6 +44,7 @@ class RemoteError:
     :param traceback_text: formatted
     :param where: what was being read
     :param pid: of the worker
+    :param frames: of the traceback
     :param original: pickled (class, args, attributes) if it is one of our own exceptions; else None
     """
 
@@ -45,6 +53,7 @@ class RemoteError:
     traceback_text: str
     where: str
     pid: int
+    frames: tuple[Frame, ...]
     original: bytes | None
 
     @classmethod
@@ -60,7 +69,8 @@ class RemoteError:
             except Exception:  # an own class or attribute of the user that does not pickle: text only
                 original = None
         text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-        return cls(type(exc).__name__, str(exc), text, where, os.getpid(), original)
+        frames = tuple((f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(exc.__traceback__))
+        return cls(type(exc).__name__, str(exc), text, where, os.getpid(), frames, original)
 
     def to_exception(self) -> Exception:
         """:return: our own exceptions as they were, others as WorkerError; the remote traceback is its cause"""
@@ -71,7 +81,7 @@ class RemoteError:
             exc = WorkerError(
                 f"{self.kind}: {self.message} (In loader worker with pid {self.pid}, while reading {self.where}.)"
             )
-        exc.__cause__ = RemoteTraceback(self.traceback_text)
+        exc.__cause__ = RemoteTraceback(self.traceback_text, self.frames)
         return exc
 
     def _load_original(self) -> Exception:
