@@ -10,7 +10,7 @@ import torch
 from returnn.errors import ModelError
 from returnn.tensor import Dim, Tensor, batch_dim
 
-__all__ = ["AxisSpec", "resolve_dims", "masked_sum_and_count", "lengths_of"]
+__all__ = ["AxisSpec", "resolve_dims", "masked_sum_and_count", "lengths_of", "check_lengths"]
 
 #: What users may give per axis: static size, Dim, or the lengths per sequence ``[B]``.
 AxisSpec = int | Dim | torch.Tensor
@@ -94,6 +94,21 @@ def lengths_of(dim: Dim, *, name: str) -> torch.Tensor | None:
     return res
 
 
+def check_lengths(lens: torch.Tensor, size: int, *, axis: int, name: str) -> None:
+    """
+    :param lens: [B]. Only checked on the CPU, since it would wait for another device
+    :param size: of the axis
+    :param axis: which one it is
+    :param name: for messages
+    :raises ModelError: a sequence is longer than the axis
+    """
+    if lens.device.type == "cpu" and lens.numel() and int(lens.max()) > size:
+        raise ModelError(
+            f"{name!r}: the lengths go up to {int(lens.max())}, but axis {axis} has size {size}. "
+            "Are they those of another axis, e.g. before subsampling?"
+        )
+
+
 def masked_sum_and_count(
     tensor: torch.Tensor, dims: Sequence[Dim], *, name: str
 ) -> tuple[torch.Tensor, torch.Tensor | int]:
@@ -119,8 +134,10 @@ def masked_sum_and_count(
         if axis == batch_axis or lens.shape[0] != tensor.shape[batch_axis]:
             raise ModelError(
                 f"{name!r}: lengths of shape {tuple(lens.shape)} for axis {axis} do not fit to the tensor of shape "
-                f"{tuple(tensor.shape)} with batch axis {batch_axis}."
+                f"{tuple(tensor.shape)} with batch axis {batch_axis}. Give one length per sequence; if the batch is "
+                "another axis, give returnn.tensor.batch_dim for it."
             )
+        check_lengths(lens, int(tensor.shape[axis]), axis=axis, name=name)
         per_seq = lens if per_seq is None else per_seq * lens
         index_shape, lens_shape = [1] * tensor.ndim, [1] * tensor.ndim
         index_shape[axis], lens_shape[batch_axis] = int(tensor.shape[axis]), int(tensor.shape[batch_axis])

@@ -10,7 +10,7 @@ import torch
 
 from returnn.datasets.util.hdf import SimpleHDFWriter
 from returnn.errors import ConfigError, ModelError
-from returnn.frontend.axes import lengths_of
+from returnn.frontend.axes import check_lengths, lengths_of
 from returnn.log import log
 from returnn.tensor import Dim, Tensor, TensorDict
 
@@ -36,6 +36,7 @@ class HdfOutputWriter:
         self._writer: SimpleHDFWriter | None = None
         self._main: str | None = None
         self._names: list[str] = []
+        self._tags_without_output = 0
         self.num_seqs = 0
 
     def write(self, outputs: TensorDict, seq_tags: Sequence[str]) -> None:
@@ -46,6 +47,14 @@ class HdfOutputWriter:
         :raises ModelError: outputs differ from those of the first step, or have no batch axis
         """
         names = list(outputs.data)
+        if not names and self._writer is None:
+            self._tags_without_output += len(seq_tags)
+            return
+        if self._tags_without_output:
+            raise ModelError(
+                f"forward_step marked the outputs {names}, but none in the first steps "
+                f"({self._tags_without_output} sequences). Mark the same outputs in each step."
+            )
         if self._writer is None:
             self._open(outputs)
         elif set(names) != set(self._names):
@@ -146,8 +155,17 @@ def _split(output: Tensor, *, num_seqs: int | None) -> list[tuple[np.ndarray, li
     if raw.dtype == torch.bfloat16:
         raw = raw.float()
     array = raw.cpu().numpy()
-    lens = [lengths_of(d, name=output.name) for d in dims]
-    sizes = [None if n is None else n.detach().cpu().numpy() for n in lens]
+    sizes: list[np.ndarray | None] = []
+    for axis, dim in enumerate(dims, 1):
+        lens = lengths_of(dim, name=output.name)
+        if lens is not None:
+            lens = lens.detach().cpu()
+            if lens.shape != raw.shape[:1]:
+                raise ModelError(
+                    f"output {output.name!r}: lengths of shape {tuple(lens.shape)}, but there are {raw.shape[0]} sequences."
+                )
+            check_lengths(lens, int(raw.shape[axis]), axis=axis, name=output.name)
+        sizes.append(None if lens is None else lens.numpy())
     # A static last axis is the feature axis, unless it was inferred from [B,T]; other static axes are time axes.
     has_feature = bool(dims) and dims[-1].is_static() and dims[-1].kind != Dim.Types.Spatial
     if has_feature and len(dims) == 1:  # [B,F]: one frame per sequence

@@ -68,7 +68,7 @@ class ForwardSink:
         :param run_ctx: with the marked outputs
         :param data: raw batch. Any: tensors and lists
         """
-        if self._writer is not None and run_ctx.outputs.data:
+        if self._writer is not None:
             self._writer.write(run_ctx.outputs, data["seq_tag"])
 
     def finish(self, run_ctx: RunCtx) -> None:

@@ -221,3 +221,15 @@ def test_both_modules_give_the_same_context() -> None:
 def test_loss_with_positional_arguments_of_the_peer() -> None:
     loss = Loss(torch.tensor(4.0), "x", 0.5, torch.tensor(2))
     assert (loss.name, loss.scale, float(loss.get_scaled_reduced_loss())) == ("x", 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "text"),
+    [
+        ((3, 2), [LENS, 2], r"lengths of shape \(2,\) for axis 0 .* give returnn.tensor.batch_dim for it"),
+        ((2, 2), [2, LENS], "the lengths go up to 3, but axis 1 has size 2. Are they those of another axis"),
+    ],
+)
+def test_lengths_that_do_not_fit(shape: tuple[int, ...], dims: list[Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        _train_ctx().mark_as_loss(torch.ones(shape), "x", dims=dims)

@@ -372,6 +372,35 @@ def test_marked_outputs_are_written_without_padding(capsys: pytest.CaptureFixtur
     assert os.path.exists("second.hdf")
 
 
+@pytest.mark.parametrize(
+    ("lens", "steps", "text"),
+    [
+        (lambda lens: lens[:1], (0, 1), r"lengths of shape \(1,\), but there are 2 sequences"),
+        (
+            lambda lens: lens * 4,
+            (0, 1),
+            r"the lengths go up to \d+, but axis 1 has size \d+. Are they those of another",
+        ),
+        (lambda lens: lens, (0,), r"marked the outputs \[\], but \['output'\] in the first step"),
+        (lambda lens: lens, (1,), r"marked the outputs \['output'\], but none in the first steps \(2 sequences\)"),
+    ],
+)
+def test_outputs_that_would_lose_data_are_refused(lens: Any, steps: tuple[int, ...], text: str) -> None:
+    num = 0
+
+    def step(*, data: dict[str, Any], run_ctx: RunCtx, **_kwargs: object) -> None:
+        nonlocal num
+        if num in steps:
+            x = data["data"]
+            run_ctx.mark_as_output(x, "output", dims=[len(x), lens(data["data:size1"]), 2])
+        num += 1
+
+    _train(_config(num_epochs=2))
+    with pytest.raises(ModelError, match=text):
+        _forward(forward_step=step, max_seqs=2, batch_size=1000)
+    assert not os.path.exists("output.hdf")
+
+
 def test_failed_forward_leaves_no_output_file() -> None:
     _train(_config(num_epochs=2))
 
