@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from returnn.datasets.basic import Dataset  # noqa: E402
 from returnn.datasets.hdf import HDFDataset  # noqa: E402
 from returnn.datasets.meta import MetaDataset  # noqa: E402
+from returnn.log import log  # noqa: E402
 
 
 def make_file(path: str, num_seqs: int) -> None:
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--num_seqs", type=int, default=50_000)
     parser.add_argument("--dir", help="where to write the file (default: a temporary folder)")
     args = parser.parse_args()
+    log.initialize(verbosity=[1])  # one line per case
     num = args.num_seqs
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         path = os.path.join(directory, "data.hdf")

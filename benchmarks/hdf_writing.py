@@ -26,6 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from returnn.datasets.generating import StaticDataset  # noqa: E402
 from returnn.datasets.hdf import HDFDataset  # noqa: E402
 from returnn.datasets.util.hdf import HDFDatasetWriter, SimpleHDFWriter  # noqa: E402
+from returnn.log import log  # noqa: E402
 
 
 def timed(func: Callable[[], object]) -> float:
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--num_seqs", type=int, default=20_000)
     parser.add_argument("--dir", help="where to write the files (default: a temporary folder)")
     args = parser.parse_args()
+    log.initialize(verbosity=[1])  # one line per case
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         count = 0
 

@@ -125,6 +125,11 @@ class StreamHDFDataset(CachedDataset2):
                 f"{path} does not contain all required datasets/groups: expected 'seq_names' and 'streams',"
                 f" got {sorted(h5_file)[:10]}. For files of the HDF writers, use HDFDataset."
             )
+        for name, kind, kind_name in (("seq_names", h5py.Dataset, "array"), ("streams", h5py.Group, "group")):
+            if not isinstance(h5_file.get(name), kind):
+                raise DataFileError(
+                    f"{path}: {name!r} is no HDF5 {kind_name}. For files of the HDF writers, use HDFDataset."
+                )
         streams = h5_file["streams"]
         if self.input_stream_name not in streams:
             raise DataFileError(
@@ -146,7 +151,7 @@ class StreamHDFDataset(CachedDataset2):
             )
         try:
             return parser_class(names, stream)
-        except (KeyError, ValueError, AssertionError) as exc:
+        except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as exc:
             raise DataFileError(
                 describe(f"Cannot read stream {stream_name!r} of HDF file {path!r} ({type(exc).__name__}: {exc})")
             ) from exc
@@ -230,22 +235,31 @@ class StreamHDFDataset(CachedDataset2):
                 self._tags = TagTable.from_tags(self.get_all_tags())
             order = self._tags.lookup(list(seq_list), dataset_name=self.name)
         else:
-            order = np.asarray(
-                self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs(), self._get_len), dtype=np.int64
-            )
+            needs_lens = self._get_seq_ordering_for_epoch(epoch).needs_seq_lens and not self._seq_order_seq_lens_file
+            lens = self._get_corpus_lens() if needs_lens else None
+            order = np.asarray(self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs(), lens), dtype=np.int64)
         self._order = order
         self._num_seqs = len(order)
         return True
 
-    def _get_len(self, corpus_idx: int) -> int:
-        """:return: length in the input stream; all are read at the first use"""
+    def _get_corpus_lens(self) -> np.ndarray:
+        """:return: int64 [total], lengths in the input stream; read at the first use"""
         if self._seq_lens is None:
             lens = np.empty(self.get_total_num_seqs(), dtype=np.int64)
             for i in range(len(lens)):
                 parser, name = self._with_parser(i, "data")
-                lens[i] = parser.get_seq_length(name)
+                try:
+                    lens[i] = parser.get_seq_length(name)
+                except (KeyError, OSError, ValueError, TypeError, AttributeError) as exc:
+                    file_idx = int(np.searchsorted(self._file_start, i, side="right")) - 1
+                    raise DataFileError(
+                        describe(
+                            f"Cannot read the length of sequence {name!r} of stream {self.input_stream_name!r} of HDF file"
+                            f" {self.files[file_idx]!r} ({type(exc).__name__}: {exc})"
+                        )
+                    ) from exc
             self._seq_lens = lens
-        return int(self._seq_lens[corpus_idx])
+        return self._seq_lens
 
     def get_current_seq_order(self) -> np.ndarray:
         """:return: int64 [num_seqs] corpus indices"""
@@ -284,7 +298,7 @@ class StreamHDFDataset(CachedDataset2):
             parser, name = self._with_parser(corpus_idx, key)
             try:
                 features[key] = parser.get_data(name)
-            except (KeyError, OSError, ValueError) as exc:
+            except (KeyError, OSError, ValueError, TypeError, AttributeError) as exc:
                 raise DataFileError(
                     describe(
                         f"Cannot read sequence {name!r} of stream {key!r} ({type(exc).__name__}: {exc})",

@@ -136,3 +136,23 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         StreamHDFDataset("features", []).initialize()
     with pytest.raises(DataFileError, match="missing.hdf"):
         StreamHDFDataset("features", ["missing.hdf"])
+
+
+@pytest.mark.parametrize("name", ["seq_names", "streams", "streams/features/data", "streams/features/data/b"])
+def test_objects_of_the_wrong_kind_are_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bad.hdf"
+    shutil.copy(GOLDEN / "n1_stream.hdf", path)
+    with h5py.File(path, "r+") as f:
+        is_group = isinstance(f[name], h5py.Group)
+        del f[name]
+        if is_group:
+            f[name] = 3
+        else:
+            f.create_group(name)
+    with pytest.raises(DataFileError, match="bad.hdf"):
+        dataset = StreamHDFDataset("features", [str(path)])
+        dataset.init_seq_order(epoch=1)
+        dataset.load_seqs(0, 3)
+    if name.endswith("/b"):
+        with pytest.raises(DataFileError, match="length of sequence 'b' of stream 'features' .*bad.hdf"):
+            StreamHDFDataset("features", [str(path)], seq_ordering="sorted").init_seq_order(epoch=1)
