@@ -12,6 +12,7 @@ from types import ModuleType
 import h5py
 import pytest
 
+import returnn.__main__ as rnn
 from returnn.datasets.hdf import HDFDataset
 from returnn.errors import ConfigError
 from tests.datasets.hdf_golden import GOLDEN as HDF_GOLDEN
@@ -27,6 +28,9 @@ def _run(*args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProce
 
 @pytest.fixture
 def hdf_dump(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    # The tool sets these, for the process that it usually is; they must not stay for other tests.
+    monkeypatch.setattr(rnn, "config", None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return importlib.import_module("hdf_dump")
 
