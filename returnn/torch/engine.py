@@ -52,7 +52,7 @@ from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_
 from returnn.torch.start_report import preview_learning_rate, print_scores_stored, print_start
 from returnn.torch.step_reports import StepReports
 from returnn.torch.updater import Updater, all_updaters
-from returnn.torch.user_functions import UserFunction
+from returnn.torch.user_functions import UserFunction, takes_argument
 
 __all__ = ["Engine", "ForwardCallbackIface", "TrainCtx"]
 
@@ -137,7 +137,9 @@ class Engine(LossSteps, StepReports, EngineBase):
         if self._amp_dtype is not None:
             self._updater.create_grad_scaler()
         if self._start_epoch > 1 and start.filename:
-            self._load_optimizer(self._start_epoch, filename=optimizer_filename(start.filename))
+            opt_filename = optimizer_filename(start.filename)
+            args = {"filename": opt_filename} if takes_argument(self._load_optimizer, "filename") else {}
+            self._load_optimizer(self._start_epoch, **args)
         assert functions.train_step is not None
         self._train_step_func = UserFunction(functions.train_step)
 
@@ -401,7 +403,8 @@ class Engine(LossSteps, StepReports, EngineBase):
         )
         if missing:
             print(f"Last epoch model not yet evaluated on {', '.join(missing)}. Doing that now.", file=log.v3)
-            self.eval_model(skip_already_evaluated=True)
+            skip = {"skip_already_evaluated": True} if takes_argument(self.eval_model, "skip_already_evaluated") else {}
+            self.eval_model(**skip)
         elif known:
             for eval_loader in self._eval_dataloaders.values():
                 consume_rng(eval_loader)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from returnn.torch.messages import nonfinite_text
 from returnn.torch.precision import step_precision
 from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import Updater
-from returnn.torch.user_functions import UserFunction
+from returnn.torch.user_functions import UserFunction, takes_argument
 
 __all__ = ["LossSteps"]
 
@@ -49,11 +48,11 @@ class LossSteps:
 
     @functools.cached_property
     def _run_train_step_takes_step_idx(self) -> bool:
-        return _takes_argument(self.run_train_step, "step_idx", num_before=2)
+        return takes_argument(self.run_train_step, "step_idx", num_before=2)
 
     @functools.cached_property
     def _updater_step_takes_step_idx(self) -> bool:
-        return _takes_argument(self._updater.step, "step_idx", num_before=1)
+        return takes_argument(self._updater.step, "step_idx", num_before=1)
 
     def run_train_step(self, data: RawBatch, run_ctx: RunCtx, step_idx: int) -> tuple[torch.Tensor, dict[str, Loss]]:
         """
@@ -143,11 +142,3 @@ class LossSteps:
     def _check_accumulated(self, losses: LossAccumulator) -> None:
         if losses.nonfinite_steps and self._options.stop_on_nonfinite_train_score:
             raise NonFiniteLossError(nonfinite_text(self.epoch, losses.nonfinite_steps[0], {}))
-
-
-def _takes_argument(func: Any, name: str, *, num_before: int) -> bool:
-    """:return: whether a method (maybe overridden, in the form of an older version) takes one more positional argument"""
-    params = inspect.signature(func).parameters.values()
-    if any(p.name == name or p.kind is p.VAR_POSITIONAL for p in params):
-        return True
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params) > num_before

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["UserFunction"]
+__all__ = ["UserFunction", "takes_argument"]
 
 _rnd = random.Random()  # not the global one: the numbers that user code draws must not depend on ours
 
@@ -52,3 +52,20 @@ class UserFunction:
             return self.func(*args, **{k: v for k, v in kwargs.items() if k in self._names})
         kwargs[self._random_args[int(_rnd.random() * 100)]] = None
         return self.func(*args, **kwargs)
+
+
+def takes_argument(func: Callable[..., Any], name: str, *, num_before: int | None = None) -> bool:
+    """
+    For methods of custom engines, which may be overridden in the form of an older version.
+
+    :param func: bound method
+    :param name: of an argument that not all versions have
+    :param num_before: arguments before it, if it may be passed by position under another name
+    :return: whether it can be passed
+    """
+    params = inspect.signature(func).parameters.values()
+    other = inspect.Parameter.VAR_KEYWORD if num_before is None else inspect.Parameter.VAR_POSITIONAL
+    if any(p.name == name or p.kind is other for p in params):
+        return True
+    num_positional = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params)
+    return num_before is not None and num_positional > num_before

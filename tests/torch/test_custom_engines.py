@@ -265,3 +265,27 @@ def test_loaders_of_torch_train_as_ours_and_restart() -> None:
 
 def forward_step(*, model: torch.nn.Module, data: dict[str, Any], run_ctx: RunCtx, **_kwargs: object) -> None:
     run_ctx.mark_as_output(model(data["data"]), "output", dims=[len(data["seq_tag"]), data["data:size1"], 3])
+
+
+class OldSignatures(Engine):
+    """Overrides without the newer arguments."""
+
+    num_evals = 0
+
+    def run_train_step(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, dict[str, Loss]]:
+        return super().run_train_step(*args, **kwargs)
+
+    def _load_optimizer(self, epoch: int) -> None:  # type: ignore[override]
+        super()._load_optimizer(epoch)
+
+    def eval_model(self) -> None:  # type: ignore[override]
+        self.num_evals += 1
+        super().eval_model()
+
+
+def test_overrides_without_newer_arguments() -> None:
+    _train(_own_config(num_epochs=1), OldSignatures)
+    Path("learning_rates").write_text("{1: EpochData(learningRate=0.01, error={'ce': 1.0})}\n")
+    engine = _train(_own_config(num_epochs=2), OldSignatures)
+    assert isinstance(engine, OldSignatures) and engine.num_evals == 2
+    assert "dev_loss_ce" in _scores(1)
