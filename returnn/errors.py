@@ -17,6 +17,7 @@ __all__ = [
     "DatasetError",
     "DatasetOptionError",
     "DataFileError",
+    "UnknownDataKeyError",
     "UnknownSeqTagError",
     "MissingDependencyError",
     "NotSupportedError",
@@ -111,6 +112,14 @@ class ConfigFileError(ConfigError):
 
 class DatasetError(UserError, ValueError, AssertionError):
     """A dataset cannot be built or iterated: bad options or inconsistent data."""
+
+
+class UnknownDataKeyError(DatasetError, KeyError):
+    """A data key was asked for that a sequence does not have."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the text.
+        return str(self.args[0]) if self.args else ""
 
 
 class DatasetOptionError(DatasetError, TypeError):

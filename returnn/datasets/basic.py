@@ -173,6 +173,12 @@ class Dataset(SeqOrderMixin, DataInfoMixin):
             value = getattr(self, key)
             if not isinstance(value, (int, numpy.integer)) or value < 1:
                 raise DatasetError(self._describe(f'option "{key}" is invalid', expected="int >= 1", got=value))
+        for key, value in (
+            ("fixed_random_seed", self.fixed_random_seed),
+            ("random_seed_offset", self._random_seed_offset),
+        ):
+            if value is not None and not isinstance(value, (int, numpy.integer)):
+                raise DatasetError(self._describe(f'option "{key}" is invalid', expected="int or None", got=value))
         if self.partition_epoch > 1 and self.repeat_epoch > 1:
             raise DatasetError(
                 "Combining partition_epoch and repeat_epoch is prohibited. "

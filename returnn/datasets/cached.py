@@ -12,7 +12,7 @@ import numpy
 
 from returnn.datasets.basic import Dataset
 from returnn.datasets.seq_order import SeqOrder
-from returnn.errors import DatasetError, UnknownSeqTagError
+from returnn.errors import DatasetError, UnknownDataKeyError, UnknownSeqTagError
 from returnn.log import log
 from returnn.util.markers import OptionalNotImplementedError
 from returnn.util.numbers_dict import NumbersDict
@@ -237,7 +237,7 @@ class CachedDataset(Dataset):
                 f"Call load_seqs({seq_idx}, {seq_idx + 1}) before."
             )
         if key not in data:
-            raise KeyError(f"{self!r}: no data key {key!r}, only {sorted(data)}")
+            raise UnknownDataKeyError(f"{self!r}: no data key {key!r}, only {sorted(data)}")
         return data[key]
 
     def get_input_data(self, sorted_seq_idx: int) -> numpy.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 
 from returnn.datasets.basic import Dataset, DatasetSeq
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, UnknownDataKeyError
 from returnn.util.numbers_dict import NumbersDict
 
 __all__ = ["CachedDataset2", "SingleStreamPipeDataset"]
@@ -210,7 +210,7 @@ class CachedDataset2(Dataset):
         try:
             return seq.get_data(key)
         except KeyError:
-            raise KeyError(
+            raise UnknownDataKeyError(
                 f"{self!r}: sequence {seq.seq_tag!r} has no data key {key!r}, only {sorted(seq.features)}"
             ) from None
 

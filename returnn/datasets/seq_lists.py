@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy
 
-from returnn.errors import DataFileError
+from returnn.errors import DataFileError, DatasetOptionError
 from returnn.util import restricted_pickle
 from returnn.util.literal import LiteralError, parse_literal
 
 __all__ = ["load_seq_list_file", "load_seq_lens_file"]
+
+
+def _check_filename(filename: object, purpose: str) -> str:
+    if not isinstance(filename, (str, os.PathLike)):
+        raise DatasetOptionError(
+            f"the name of the {purpose} must be a str, got {filename!r} ({type(filename).__name__})."
+        )
+    return os.fspath(filename)
 
 
 def _read_bytes(filename: str, purpose: str) -> bytes:
@@ -47,8 +55,8 @@ def load_seq_list_file(filename: str, expect_list: bool = True) -> Any:
     :return: list of tags. Any: another plain object, only from a pickle with expect_list=False
     :raises DataFileError: missing, unreadable, or not of that form
     """
-    filename = os.fspath(filename)
     purpose = "sequence list file"
+    filename = _check_filename(filename, purpose)
     data = _read_bytes(filename, purpose)
     if not filename.endswith((".pkl", ".pkl.gz")):
         return _decode(data, filename, purpose).splitlines()
@@ -69,8 +77,8 @@ def load_seq_lens_file(filename: str) -> dict[str, int | float]:
     :return: tag -> number of frames
     :raises DataFileError: missing, unreadable, or anything else than such a dict; code is never run
     """
-    filename = os.fspath(filename)
     purpose = "sequence length file"
+    filename = _check_filename(filename, purpose)
     text = _decode(_read_bytes(filename, purpose), filename, purpose)
     try:
         lens: Any = json.loads(text)

@@ -221,7 +221,7 @@ def order_seqs(
         rows = numpy.arange(per_row * ordering.every_n, dtype=numpy.int64).reshape(ordering.every_n, per_row)
         return rows.T.reshape(-1)
     if kind in _WITH_NTH:
-        rnd = numpy.random.RandomState(seed)
+        rnd = _random_state(seed, where)
         drawn = rnd.permutation(num_seqs) if kind == "random" else rnd.randint(0, num_seqs, size=num_seqs)
         return drawn.astype(numpy.int64, copy=False)
     if seq_lens is None:
@@ -234,7 +234,7 @@ def order_seqs(
         return _stable_argsort(lens)
     if kind == "sorted_reverse":
         return _stable_argsort(-lens)
-    rnd = numpy.random.RandomState(seed)
+    rnd = _random_state(seed, where)
     num_bins = ordering.bins_for(num_seqs)
     perm = rnd.permutation(num_seqs).astype(numpy.int64, copy=False)
     bounds = numpy.arange(num_bins + 1, dtype=numpy.int64) * num_seqs // num_bins
@@ -249,6 +249,20 @@ def order_seqs(
     sizes = numpy.diff(bounds)[bin_order]
     out_starts = numpy.cumsum(sizes) - sizes
     return perm[numpy.repeat(bounds[:-1][bin_order] - out_starts, sizes) + numpy.arange(num_seqs)]
+
+
+def _random_state(seed: int, where: str) -> numpy.random.RandomState:
+    if not 0 <= seed < 2**32:
+        raise DatasetError(
+            describe(
+                "the random seed of the epoch is out of range",
+                where=where or None,
+                expected="0 <= seed < 2 ** 32",
+                got=seed,
+                todo="Change fixed_random_seed or random_seed_offset",
+            )
+        )
+    return numpy.random.RandomState(seed)
 
 
 def _stable_argsort(keys: numpy.ndarray) -> numpy.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2, SingleStreamPipeDataset
 from returnn.datasets.generating import StaticDataset
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, UnknownDataKeyError
 
 
 class Counted(CachedDataset2):
@@ -58,7 +58,7 @@ def test_trace_of_the_contract() -> None:
     with pytest.raises(AssertionError, match="dropped already"):
         dataset.get_seq_length(1)
     assert [dataset.is_less_than_num_seqs(i) for i in range(7)] == [True] * 5 + [False] * 2
-    with pytest.raises(KeyError, match="no data key 'foo', only"):
+    with pytest.raises(UnknownDataKeyError, match="^<.*no data key 'foo', only"):
         dataset.get_data(2, "foo")
     assert dataset.collected == [0, 1, 2, 3]
 

@@ -150,3 +150,17 @@ def _list_file(folder: Path, tags: list[str]) -> str:
     path = folder / "tags.txt"
     path.write_text("\n".join(tags))
     return str(path)
+
+
+def test_wrong_types_of_options_end_in_a_sentence() -> None:
+    for opts, words in (
+        ({"fixed_random_seed": "x"}, '"fixed_random_seed" is invalid.*dev'),
+        ({"random_seed_offset": 1.5}, '"random_seed_offset" is invalid.*dev'),
+        ({"fixed_random_seed": -3, "seq_ordering": "random"}, "seed of the epoch is out of range.*dev.*got -3"),
+        ({"random_seed_offset": 2**32, "seq_ordering": "laplace:2"}, "seed of the epoch is out of range"),
+        ({"seq_list_filter_file": 3}, "name of the sequence list file must be a str, got 3"),
+        ({"seq_ordering": lambda epoch, **_: 3}, "seq_ordering function must return a str, got 3"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            dataset = Dataset(name="dev", **opts)  # type: ignore[arg-type]
+            dataset.get_seq_order_for_epoch(1, 5, lambda i: i)

@@ -14,7 +14,7 @@ from returnn._state import state
 from returnn.datasets import seq_order as seq_order_
 from returnn.datasets.seq_lists import load_seq_lens_file
 from returnn.datasets.seq_order import SeqLens, SeqOrder
-from returnn.errors import DatasetError, UnknownSeqTagError, describe
+from returnn.errors import DatasetError, DatasetOptionError, UnknownSeqTagError, describe
 from returnn.log import log
 from returnn.options.datasets import default_random_seed_offset
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
@@ -100,7 +100,7 @@ class SeqOrderMixin:
         if callable(text):
             text = text(epoch=epoch, **get_fwd_compat_kwargs())
             if not isinstance(text, str):
-                raise TypeError(f"{self!r}: the seq_ordering function must return a str, got {text!r}")
+                raise DatasetOptionError(f"{self!r}: the seq_ordering function must return a str, got {text!r}")
         return seq_order_.parse_seq_ordering(text, where=self._where())
 
     def get_seq_order_for_epoch(self, epoch: int | None, num_seqs: int, get_seq_len: SeqLens | None = None) -> SeqOrder:
