@@ -13,6 +13,7 @@ import h5py
 import pytest
 
 import returnn.__main__ as rnn
+from returnn._state import state
 from returnn.datasets.hdf import HDFDataset
 from returnn.errors import ConfigError
 from tests.datasets.hdf_golden import GOLDEN as HDF_GOLDEN
@@ -30,6 +31,7 @@ def _run(*args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProce
 def hdf_dump(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     # The tool sets these, for the process that it usually is; they must not stay for other tests.
     monkeypatch.setattr(rnn, "config", None)
+    monkeypatch.setattr(state, "global_config", None)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return importlib.import_module("hdf_dump")
