@@ -10,6 +10,7 @@ import time
 from typing import Any, TextIO
 
 from returnn._state import state
+from returnn.errors import ConfigError
 from returnn.util.time_format import hms
 
 __all__ = ["is_tty", "terminal_size", "progress_bar", "progress_bar_with_time", "confirm"]
@@ -88,9 +89,16 @@ def confirm(txt: str, exit_on_false: bool = False) -> bool:
 
     :param txt: question
     :param exit_on_false: end the process with code 1 on no
+    :raises ConfigError: nobody can answer: the end of the input is reached
     """
     while True:
-        answer = input(f"{txt} Confirm? [yes/no]").strip().lower()
+        try:
+            answer = input(f"{txt} Confirm? [yes/no]").strip().lower()
+        except EOFError as exc:
+            raise ConfigError(
+                f"No answer to the question {txt!r}, because standard input has ended, so nothing is done."
+                " Run it in a terminal, or give the answer through a pipe: echo yes | ..."
+            ) from exc
         if answer in ("y", "yes"):
             return True
         if answer in ("n", "no"):

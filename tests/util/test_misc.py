@@ -20,7 +20,7 @@ import pytest
 import returnn
 from returnn._state import process_state_ctx, state
 from returnn.config import Config
-from returnn.errors import MissingDependencyError, NotSupportedError
+from returnn.errors import ConfigError, MissingDependencyError, NotSupportedError
 from returnn.util import basic as util
 from returnn.util import terminal
 from returnn.util.basic import (
@@ -359,6 +359,12 @@ def test_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert questions[0] == "Delete? Confirm? [yes/no]"
     with pytest.raises(SystemExit) as exc_info:
         util.confirm("Delete?", exit_on_false=True)
+
+
+def test_confirm_without_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(ConfigError, match="No answer to the question 'Delete.'.*echo yes"):
+        util.confirm("Delete?")
     assert exc_info.value.code == 1
 
 
