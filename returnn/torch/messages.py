@@ -38,6 +38,10 @@ def no_data_text(name: str, loader: object, *, epoch: int) -> str:
     stats = getattr(loader, "stats", None)
     dropped = stats.dropped_text() if stats is not None else None
     text = "No data in forward dataset. " if name == "forward" else f"No data in dataset {name!r}. "
+    if dropped and "batch_drop_last" in dropped and name != "train":
+        return text + (
+            f'All sequences were dropped ({dropped}). Set batch_drop_last = "incomplete" to drop batches only in training.'
+        )
     if dropped:
         return text + (
             f"All sequences were dropped ({dropped}). "

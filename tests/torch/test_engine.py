@@ -281,6 +281,11 @@ def test_user_mistakes_are_worded(opts: dict[str, Any], text: str) -> None:
     assert text in str(info.value)
 
 
+def test_dev_set_that_drop_last_empties_is_worded() -> None:
+    with pytest.raises(DatasetError, match="No data in dataset 'dev'.*Set batch_drop_last = \"incomplete\""):
+        _train(_config(batch_drop_last=True, max_seqs=5, batch_size=1000))
+
+
 def test_step_that_marks_nothing() -> None:
     with pytest.raises(ModelError, match=r"call RunCtx.mark_as_loss\(...\)"):
         _train(_config(train_step=lambda **_: None))
