@@ -359,13 +359,13 @@ def test_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert questions[0] == "Delete? Confirm? [yes/no]"
     with pytest.raises(SystemExit) as exc_info:
         util.confirm("Delete?", exit_on_false=True)
+    assert exc_info.value.code == 1
 
 
 def test_confirm_without_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     with pytest.raises(ConfigError, match="No answer to the question 'Delete.'.*echo yes"):
         util.confirm("Delete?")
-    assert exc_info.value.code == 1
 
 
 def test_should_write_to_disk() -> None:
