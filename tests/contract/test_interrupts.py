@@ -172,4 +172,5 @@ def test_no_write_permission_is_worded(tmp_path: Path) -> None:
     res = run_rnn("my.config", "++num_epochs", "1", cwd=tmp_path, check=False)
     assert res.returncode == 1
     last = res.stderr.strip().splitlines()[-1]
-    assert "CheckpointError" in last and "my.config/epoch.001.pt" in last
+    assert last.startswith('ConfigError: option "model": cannot write') and "my.config/epoch" in last
+    assert "Trained" not in res.stdout, "it is known before the training"
