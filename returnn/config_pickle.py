@@ -37,20 +37,8 @@ def dumps_for_worker(obj: Any) -> bytes:
     }
     # Without global config, an empty one carries the object.
     data = pickling.dump_config(config if config is not None else Config(), [obj])
-    log_opts = _log_options(config) if log.initialized else None
-    return pickle.dumps((config is not None, fields, log_opts, data), protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def _log_options(config: Config | None) -> dict[str, Any]:
-    """:return: the options of the log, which the worker needs before it can read the config"""
-    if config is None:
-        return {"log_verbosity": [5]}
-    return {
-        # Handler objects belong to this process.
-        "log": [target for target in config.list("log", []) if isinstance(target, str)],
-        "log_verbosity": config.int_list("log_verbosity", []),
-        "log_format": config.list("log_format", []),
-    }
+    log_settings = log.settings_for_workers if log.initialized else None
+    return pickle.dumps((config is not None, fields, log_settings, data), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def loads_in_worker(data: bytes) -> Any:
@@ -62,11 +50,11 @@ def loads_in_worker(data: bytes) -> Any:
     """
     init_better_exchook()
     init_faulthandler()
-    has_config, fields, log_opts, config_data = pickle.loads(data)
+    has_config, fields, log_settings, config_data = pickle.loads(data)
     for name, value in fields.items():
         setattr(state, name, value)
-    if log_opts is not None:
-        log.init_by_config(Config(log_opts))
+    if log_settings is not None:
+        log.initialize(**log_settings)
     config = Config()
     if has_config:
         # Before anything of the user is unpickled: it may ask for the config, also at import.

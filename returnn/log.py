@@ -218,6 +218,8 @@ class Log:
         #: the last file target, after substitution of ``$date``
         self.filename: str | None = None
         self.v: list[logging.Logger] | None = None
+        #: arguments of :func:`initialize` that give another process the same targets, as far as they can be sent there
+        self.settings_for_workers: dict[str, Any] = {}  # Any: the types of these arguments
         # Typed for the state after initialize, because that is when they are indexed.
         self.verbose: list[bool] = None  # type: ignore[assignment]
         self.v1: TextIO = None  # type: ignore[assignment]
@@ -260,13 +262,20 @@ class Log:
         logger.setLevel(logging.DEBUG)
         _register_level_names()
         max_verbosity = _MAX_VERBOSITY if propagate else 0
+        settings: dict[str, Any] = {"logs": [], "verbosity": [], "formatter": [], "propagate": propagate}
         for i, target in enumerate(targets):
             target_verbosity = _entry(verbosities, i, _DEFAULT_VERBOSITY)
+            target_format = _entry(formats, i, "default")
             max_verbosity = max(max_verbosity, target_verbosity)
             handler = self._make_handler(target)
             handler.setLevel(LEVELS[target_verbosity])
-            handler.setFormatter(_Formatter(_FORMATS.get(_entry(formats, i, "default"), _FORMATS["default"])))
+            handler.setFormatter(_Formatter(_FORMATS.get(target_format, _FORMATS["default"])))
             logger.addHandler(handler)
+            if isinstance(target, str):  # handler objects belong to this process
+                settings["logs"].append(target)
+                settings["verbosity"].append(target_verbosity)
+                settings["formatter"].append(target_format)
+        self.settings_for_workers = settings
         self.v = [logger] * (_MAX_VERBOSITY + 1)
         self.verbose = [level <= max_verbosity for level in range(_MAX_VERBOSITY + 1)]
         for level in range(1, _MAX_VERBOSITY + 1):

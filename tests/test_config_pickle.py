@@ -362,3 +362,30 @@ def test_many_kinds_of_definitions() -> None:
         assert d["err"].a == 3 and isinstance(d["err"], d["Err"]) and d["UsesDesc"]().d == "d"
         assert d["Outer"]().m() == 7 and d["Outer"].inner.v == 7
         assert d["regex"].match("aa") and d["logger"].name == "x" and d["dtype"] is numpy.float32
+
+
+def test_worker_has_the_log_settings_of_its_parent_without_a_config(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from returnn.config_pickle import dumps_for_worker
+from returnn.log import log
+
+log.initialize(logs=[{str(tmp_path / "x.log")!r}], verbosity=[4, 1], formatter=["verbose", "default"])
+sys.stdout.buffer.write(dumps_for_worker("obj"))
+"""
+    data = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    worker = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from returnn.config_pickle import loads_in_worker
+from returnn.log import log
+
+assert loads_in_worker(sys.stdin.buffer.read()) == "obj"
+print("quiet", file=log.v4)
+print("loud", file=log.v1)
+"""
+    out = subprocess.run([sys.executable, "-c", worker], input=data, capture_output=True, check=True).stdout
+    assert out.decode().splitlines() == ["loud"]
+    lines = (tmp_path / "x.log").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["quiet", "loud"]
