@@ -274,7 +274,18 @@ class RunCtx:
             dims = loss.dims if dims is None else dims
             loss = loss.raw_tensor
         if not isinstance(loss, torch.Tensor):
-            loss = torch.as_tensor(loss, dtype=torch.get_default_dtype(), device=self._device)
+            try:
+                loss = torch.as_tensor(loss, dtype=torch.get_default_dtype(), device=self._device)
+            except (TypeError, ValueError, RuntimeError) as exc:
+                raise ModelError(
+                    f"mark_as_loss({name!r}): the loss is {type(loss).__name__}, expected a tensor or a number."
+                ) from exc
+        for factor in (inv_norm_factor, custom_inv_norm_factor):
+            if factor is not None and not isinstance(factor, Tensor) and not hasattr(factor, "__float__"):
+                raise ModelError(
+                    f"mark_as_loss({name!r}): the norm factor is {factor!r} ({type(factor).__name__}), "
+                    "expected a number or a tensor."
+                )
         if not (loss.dtype.is_floating_point or loss.dtype.is_complex):
             loss = loss.to(torch.get_default_dtype())
         if inv_norm_factor is not None:

@@ -53,6 +53,8 @@ def choose_device(requested: str | None) -> str:
                 f"No GPU device found with index {parsed.index} (device = {requested!r} from {source}): "
                 f"there are {torch.cuda.device_count()}."
             )
+        if parsed.index is not None:
+            torch.cuda.set_device(parsed)  # for code that says just "cuda"
     if parsed.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(f'device = {requested!r} ({source}) is not available here. Set device = "cpu".')
     print(f"Using device: {device} ({source})", file=log.v2)

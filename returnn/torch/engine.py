@@ -213,7 +213,7 @@ class Engine(LossSteps, StepReports, EngineBase):
             config=self.config, engine=self, device=self._device, epoch=epoch, filename=filename, options=self._options
         )
         self._model = loaded.model
-        self._forward_epoch = loaded.epoch
+        self._forward_epoch = loaded.model_epoch
         # A continued training goes on counting; one that starts at epoch 1 with given weights counts from 0.
         self._train_step = loaded.step if epoch is None or epoch > 1 else 0
         self._restart = loaded.restart

@@ -9,6 +9,7 @@ import torch
 
 import returnn
 from returnn.config import Config
+from returnn.engine.model_files import epoch_of_filename
 from returnn.errors import CheckpointError, ModelError
 from returnn.frontend.run_ctx import init_load_run_ctx
 from returnn.log import log
@@ -38,7 +39,8 @@ class LoadedModel:
     """A model on its device, and what its checkpoint said."""
 
     model: torch.nn.Module
-    epoch: int | None  # of the checkpoint; None: random parameters
+    epoch: int | None  # of the checkpoint; None: random parameters, or it does not say
+    model_epoch: int  # that get_model was called with; 1 if no epoch is known
     step: int  # number of training steps that the checkpoint has seen
     restart: RestartState
 
@@ -80,6 +82,8 @@ def build_model(
         if isinstance(checkpoint, dict):
             checkpoint_epoch = _as_int(checkpoint.get("epoch"), "epoch", path)
             checkpoint_step = _as_int(checkpoint.get("step"), "step", path) or 0
+        if checkpoint_epoch is None:  # e.g. an averaged or exported state dict
+            checkpoint_epoch = epoch_of_filename(filename)
     model_epoch = epoch if epoch is not None else (checkpoint_epoch or 1)
     model_step = 0 if epoch is not None else checkpoint_step
 
@@ -122,7 +126,8 @@ def build_model(
     model.to(device)
     return LoadedModel(
         model=model,
-        epoch=checkpoint_epoch,
+        epoch=checkpoint_epoch if checkpoint is not None else None,
+        model_epoch=model_epoch,
         step=checkpoint_step,
         restart=RestartState.from_checkpoint(checkpoint),
     )

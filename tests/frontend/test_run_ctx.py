@@ -132,6 +132,8 @@ def test_gradient_of_padding_is_zero() -> None:
         ({"loss": BT, "dims": [batch_dim, Dim(None, name="t")]}, "dyn_size_ext.raw_tensor"),
         ({"loss": BT.sum(), "inv_norm_factor": 2, "use_normalized_loss": True}, "cannot be combined"),
         ({"loss": BT, "dims": [batch_dim, torch.tensor([1, 2, 3])]}, "do not fit"),
+        ({"loss": "text"}, "the loss is str, expected a tensor or a number"),
+        ({"loss": BT.sum(), "inv_norm_factor": "3"}, "the norm factor is '3' (str)"),
     ],
 )
 def test_errors_of_mark_as_loss_name_loss_and_remedy(kwargs: dict[str, Any], text: str) -> None:

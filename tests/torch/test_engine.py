@@ -450,6 +450,17 @@ def test_forward_without_checkpoint_only_on_request() -> None:
     engine.init_forward()
     engine.forward()
     assert os.path.exists("output.hdf")
+    assert engine.epoch == 1, "user code compares the epoch with numbers"
+
+
+def test_forward_with_a_bare_state_dict_has_the_epoch_of_its_name() -> None:
+    _train(_config(num_epochs=1))
+    torch.save(torch.load("models/epoch.001.pt", weights_only=True)["model"], "average.007.pt")
+    config = _config(task="forward", forward=_dataset(2), forward_step=_forward_step, load="average.007.pt")
+    engine = Engine(config=config)
+    engine.init_forward()
+    engine.forward()
+    assert engine.epoch == 7
 
 
 # ---- custom engines -------------------------------------------------------------------------------------------------
