@@ -82,7 +82,10 @@ def get_dataset_class(name: str | type[Dataset]) -> type[Dataset] | None:
     """
     if isinstance(name, type):
         if not issubclass(name, _dataset_base()):
-            raise DatasetError(f'dataset "class": {name!r} is not a subclass of returnn.datasets.Dataset.')
+            text = f'dataset "class": {name!r} is not a subclass of returnn.datasets.Dataset.'
+            if any(base.__name__ == "MapDatasetBase" for base in name.__mro__):
+                text += f' It is map-style: use {{"class": "MapDatasetWrapper", "map_dataset": {name.__name__}}}.'
+            raise DatasetError(text)
         return name
     if not isinstance(name, str):
         raise DatasetError(f'dataset "class": expected a name or a class, got {name!r} ({type(name).__name__}).')

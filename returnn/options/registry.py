@@ -89,6 +89,9 @@ def all_options() -> list[Option]:
 def closest_names(name: str, candidates: Iterable[str] | None = None, n: int = 1) -> list[str]:
     """:return: at most n known option names that a misspelt name may have meant"""
     known = list(candidates) if candidates is not None else list(_by_alias)
+    for prefix in ("num_", "max_"):  # "epochs" is nearer to "num_epochs" than to "epoch" in what it means
+        if prefix + name in known:
+            return [prefix + name]
     return difflib.get_close_matches(name, known, n=n, cutoff=0.8)
 
 

@@ -41,7 +41,7 @@ from returnn.datasets.generating import (
     TaskVariableAssignmentDataset,
     TaskXmlModelingDataset,
 )
-from returnn.datasets.map import FromListDataset, MapDatasetWrapper
+from returnn.datasets.map import FromListDataset, MapDatasetBase, MapDatasetWrapper
 from returnn.errors import ConfigError, DatasetError, NotSupportedError
 from returnn.log import log
 from returnn.util.basic import NumbersDict, OptionalNotImplementedError
@@ -646,3 +646,11 @@ def test_lines_go_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
         ("  output:", log.v2),
         ("  Task12AXDataset, sequences: 3, frames: unknown", log.v2),
     ]
+
+
+def test_map_style_class_given_as_dataset_says_how_to_wrap_it() -> None:
+    class Mine(MapDatasetBase):
+        pass
+
+    with pytest.raises(AssertionError, match=r'"MapDatasetWrapper", "map_dataset": Mine'):
+        init_dataset({"class": Mine})

@@ -118,3 +118,8 @@ def test_value_of_the_command_line_is_parsed() -> None:
 )
 def test_closest_name(typo: str, meant: str) -> None:
     assert closest_names(typo) == [meant]
+
+
+def test_closest_name_by_meaning() -> None:
+    assert closest_names("epochs") == ["num_epochs"]
+    assert closest_names("batch_sizee") == ["batch_size"]
