@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.predefined_order import idxs_of_tags, predefined_order
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, seq_lens_to_array
-from returnn.errors import DatasetError, UnknownSeqTagError
+from returnn.errors import DatasetError
 from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["MapDatasetBase", "MapDatasetWrapper", "FromListDataset"]
@@ -134,12 +135,8 @@ class MapDatasetWrapper(CachedDataset2):
     ) -> bool:
         """See :func:`Dataset.init_seq_order`."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
-        if seq_order is not None:
-            self._seq_order = numpy.asarray(seq_order, dtype=numpy.int64)
-        elif seq_list is not None:
-            self._seq_order = self._order_of_tags(seq_list)
-        else:
-            self._seq_order = self._order_of_epoch(epoch)
+        order = predefined_order(seq_list, seq_order, order_of_tags=self._order_of_tags)
+        self._seq_order = self._order_of_epoch(epoch) if order is None else order
         self._num_seqs = len(self._seq_order)
         return True
 
@@ -154,12 +151,7 @@ class MapDatasetWrapper(CachedDataset2):
     def _order_of_tags(self, seq_list: Sequence[str]) -> numpy.ndarray:
         if self._real_idx_by_tag is None:
             self._real_idx_by_tag = {tag: i for i, tag in enumerate(self.get_all_tags())}
-        missing = [tag for tag in seq_list if tag not in self._real_idx_by_tag]
-        if missing:
-            raise UnknownSeqTagError(
-                f"{self!r}: {len(missing)} tags of seq_list are not in the corpus, e.g. {missing[:3]}"
-            )
-        return numpy.array([self._real_idx_by_tag[tag] for tag in seq_list], dtype=numpy.int64)
+        return idxs_of_tags(seq_list, self._real_idx_by_tag, where=repr(self))
 
     def supports_seq_order_sorting(self) -> bool:
         """:return: whether lengths are known"""

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.predefined_order import idxs_of_tags, predefined_order
 from returnn.datasets.basic import DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, parse_seq_ordering
-from returnn.errors import DataFileError, DatasetError, UnknownSeqTagError
+from returnn.errors import DataFileError, DatasetError
 
 __all__ = ["NumpyDumpDataset"]
 
@@ -94,20 +95,13 @@ class NumpyDumpDataset(CachedDataset2):
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Tags of a predefined order are ``seq-N``, N the corpus index."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
-        if seq_order is not None:
-            self._seq_order = numpy.asarray(seq_order, dtype=numpy.int64)
-        elif seq_list is not None:
-            idx_by_tag = {tag: i for i, tag in enumerate(self.get_all_tags())}
-            missing = [tag for tag in seq_list if tag not in idx_by_tag]
-            if missing:
-                raise UnknownSeqTagError(
-                    f"{self!r}: {len(missing)} tags of seq_list are not in the corpus, e.g. {missing[:3]}"
-                )
-            self._seq_order = numpy.array([idx_by_tag[tag] for tag in seq_list], dtype=numpy.int64)
-        else:
-            self._seq_order = self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs())
+        order = predefined_order(seq_list, seq_order, order_of_tags=self._order_of_tags)
+        self._seq_order = self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs()) if order is None else order
         self._num_seqs = len(self._seq_order)
         return True
+
+    def _order_of_tags(self, seq_list: Sequence[str]) -> numpy.ndarray:
+        return idxs_of_tags(seq_list, {tag: i for i, tag in enumerate(self.get_all_tags())}, where=repr(self))
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""

@@ -12,7 +12,7 @@ import numpy
 from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, parse_seq_ordering
-from returnn.errors import DatasetError
+from returnn.errors import DatasetError, UnknownSeqTagError
 from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["GeneratingDataset", "one_hot", "corpus_idxs_of_tags"]
@@ -35,13 +35,13 @@ def corpus_idxs_of_tags(seq_list: Sequence[str], num_seqs: float, where: str) ->
     :param num_seqs: of the corpus
     :param where: shown in the error
     :return: corpus indices N
-    :raises KeyError: not such a tag
+    :raises UnknownSeqTagError: not such a tag
     """
     idxs = []
     for tag in seq_list:
         number = tag[len("seq-") :] if tag.startswith("seq-") else ""
         if not number.isdecimal() or int(number) >= num_seqs:
-            raise KeyError(f"{where}: tag {tag!r} is not in the corpus: tags are seq-0 to seq-{num_seqs - 1}")
+            raise UnknownSeqTagError(f"{where}: tag {tag!r} is not in the corpus: tags are seq-0 to seq-{num_seqs - 1}")
         idxs.append(int(number))
     return numpy.array(idxs, dtype=numpy.int64)
 

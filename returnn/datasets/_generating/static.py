@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.predefined_order import predefined_order
 from returnn.datasets._generating.base import corpus_idxs_of_tags
 from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
@@ -140,15 +141,16 @@ class StaticDataset(CachedDataset2):
     ) -> bool:
         """See :func:`Dataset.init_seq_order`. Tags are ``seq-N``."""
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
-        if seq_order is not None:
-            self._seq_order = numpy.asarray(seq_order, dtype=numpy.int64)
-        elif seq_list is not None:
-            self._seq_order = corpus_idxs_of_tags(seq_list, len(self.data), self._where())
-        else:
-            order = self.get_seq_order_for_epoch(epoch, len(self.data), self._lens(self.data_keys[0]))
-            self._seq_order = numpy.asarray(order, dtype=numpy.int64)
+        order = predefined_order(seq_list, seq_order, order_of_tags=self._order_of_tags)
+        if order is None:
+            own = self.get_seq_order_for_epoch(epoch, len(self.data), self._lens(self.data_keys[0]))
+            order = numpy.asarray(own, dtype=numpy.int64)
+        self._seq_order = order
         self._num_seqs = len(self._seq_order)
         return True
+
+    def _order_of_tags(self, seq_list: Sequence[str]) -> numpy.ndarray:
+        return corpus_idxs_of_tags(seq_list, len(self.data), self._where())
 
     def supports_seq_order_sorting(self) -> bool:
         """:return: True"""
