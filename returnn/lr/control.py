@@ -268,7 +268,7 @@ class LearningRateControl:
         self.epoch_data[epoch].update(flat)
         if epoch == 1:
             print(
-                f"Learning-rate-control: error key {self.get_error_key(epoch)!r} from {self.epoch_data[epoch].error!r}",
+                f"Learning-rate-control: error key {self.get_error_key(epoch)!r} from {flat!r}",
                 file=log.v4,
             )
 
