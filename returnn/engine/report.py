@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar, cast
 
 from returnn.log import log
 from returnn.util.time_format import hms
@@ -112,6 +112,30 @@ class _BarFilter(logging.Filter):
         return True
 
 
+class _AboveBar:
+    """Stands for sys.stdout while the bar is shown: what user code prints goes above the bar, not into it."""
+
+    def __init__(self, bar: Any, stream: TextIO):
+        """
+        :param bar: a tqdm bar on the stream. Any: tqdm has no types
+        :param stream: the true stdout
+        """
+        self._bar = bar
+        self._stream = stream
+        self._at_line_start = True
+
+    def write(self, text: str) -> int:
+        """:return: number of characters"""
+        if text and self._at_line_start:
+            self._bar.clear()
+        if text:
+            self._at_line_start = text.endswith("\n")
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:  # Any: all else is the stream's
+        return getattr(self._stream, name)
+
+
 class PassReport:
     """
     Progress of one pass over a dataset. On a terminal a bar; in files and pipes the contract's step lines only.
@@ -129,6 +153,7 @@ class PassReport:
         self._bar: Any = None  # tqdm has no types
         self._filter: _BarFilter | None = None
         self._terminals: list[logging.Handler] = []
+        self._true_stdout: TextIO | None = None
         self._start = time.monotonic()
         self._first_step: tuple[float, float] | None = None  # time and share of the pass, when a step was done first
         self._last_refresh = 0.0
@@ -154,10 +179,14 @@ class PassReport:
             ]
             for handler in self._terminals:
                 handler.addFilter(self._filter)
+            self._true_stdout = sys.stdout
+            sys.stdout = cast("TextIO", _AboveBar(self._bar, sys.stdout))  # it has all that the stream has
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._bar is not None:
+            if isinstance(sys.stdout, _AboveBar) and self._true_stdout is not None:
+                sys.stdout = self._true_stdout
             for handler in self._terminals:
                 if self._filter is not None:
                     handler.removeFilter(self._filter)

@@ -73,6 +73,19 @@ def test_bar_on_a_terminal_and_step_lines_in_the_file(tmp_path: Path, monkeypatc
     assert "step line 0.2\n" in text and "step line 0.6\n" in text and "%|" not in text
 
 
+def test_what_user_code_prints_goes_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    log.initialize(verbosity=[3])
+    with PassReport("train epoch 1", _loader()) as report:
+        report.step({"ce": 1.0})
+        print("of the user", 1)
+        report.step({"ce": 2.0})
+    assert sys.stdout is terminal
+    line = next(part for part in terminal.getvalue().replace("\n", "\r").split("\r") if "of the user" in part)
+    assert line == "of the user 1"
+
+
 def test_no_bar_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = io.StringIO()
     monkeypatch.setattr(sys, "stdout", pipe)
