@@ -53,6 +53,8 @@ def choose_start(
         options = dataclasses.replace(options, allow_missing_optimizer=True)
     notes: list[str] = []
     start_epoch = options.start_epoch
+    if not models and start_epoch is None and options.task != "initialize_model":
+        _check_no_later_models(options)
     if models and start_epoch == 1:
         notes.append(
             f"warning: start_epoch = 1: the existing checkpoints of the epochs {_epochs_str(models)} are ignored, and will be overwritten."
@@ -80,6 +82,20 @@ def choose_start(
             )
         )
     return StartPoint("fresh", None, None, notes)
+
+
+def _check_no_later_models(options: CheckpointOptions) -> None:
+    """:raises CheckpointError: there are checkpoints, all of later epochs: a new training would mix with them"""
+    later = existing_models(options.model)
+    if not later:
+        return
+    raise CheckpointError(
+        describe(
+            f"num_epochs is {options.final_epoch}, but all existing checkpoints are of later epochs ({_epochs_str(later)})",
+            where=f"model = {options.model!r}",
+            todo=f"Set num_epochs to more than {max(later)} to go on, start_epoch = 1 to start anew, or another model",
+        )
+    )
 
 
 def _any_optimizer_file(options: CheckpointOptions, models: dict[int, str]) -> bool:
@@ -176,10 +192,9 @@ def _choose_for_other_task(options: CheckpointOptions, models: dict[int, str]) -
         return StartPoint("load", None, filename, notes, is_own_model=is_own)
     if options.load_epoch:
         if options.load_epoch not in models:
-            raise _missing_epoch(options, options.load_epoch, "load_epoch", models)
-        return StartPoint(
-            "load", options.load_epoch, _usable(models[options.load_epoch], "load_epoch"), is_own_model=True
-        )
+            raise _missing_epoch(options, options.load_epoch, options.load_epoch_option, models)
+        filename = _usable(models[options.load_epoch], options.load_epoch_option)
+        return StartPoint("load", options.load_epoch, filename, is_own_model=True)
     if options.allow_random_model_init:
         return StartPoint("fresh", None, None, ["warning: no checkpoint is given; the model is initialised randomly."])
     epoch, problems = newest_whole(models, need_optimizer=False)

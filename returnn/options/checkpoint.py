@@ -238,6 +238,7 @@ class CheckpointOptions:
     cleanup: CleanupOptions | None
     cleanup_optimizer_files: bool
     write_to_disk: bool
+    load_epoch_option: str = "load_epoch"  # the option that load_epoch comes from; for messages
 
     @property
     def final_epoch(self) -> int:
@@ -254,8 +255,10 @@ class CheckpointOptions:
             raise OptionError("start_batch", expected='"auto"', got=read(config, "start_batch"), todo="Remove it")
         task_options = TaskOptions.from_config(config)
         load_epoch = read_int(config, "load_epoch", minimum=-1, if_none=-1)
+        load_epoch_option = "load_epoch"
         if load_epoch <= 0 and task_options.task != "train" and task_options.epoch:
             load_epoch = task_options.epoch
+            load_epoch_option = "epoch"
         return cls(
             task=task_options.task,
             mainline_dialect=is_given(config, "extern_data"),
@@ -265,6 +268,7 @@ class CheckpointOptions:
             save_interval=read_int(config, "save_interval", minimum=1),
             load=read_path(config, "load", example="models/epoch.010.pt"),
             load_epoch=load_epoch if load_epoch > 0 else None,
+            load_epoch_option=load_epoch_option,
             import_model_train_epoch1=read_path(
                 config, "import_model_train_epoch1", example="/path/of/other/models/epoch.010.pt"
             ),

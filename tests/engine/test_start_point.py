@@ -285,3 +285,24 @@ def test_eval_of_a_given_own_checkpoint_is_own() -> None:
     os.makedirs("other")
     os.link("m/ep.001.pt", "other/ep.001.pt")
     assert not _start(task="eval", load="other/ep.001.pt").is_own_model
+
+
+def test_only_later_checkpoints() -> None:
+    # E.g. num_epochs given on the command line of the first run, and cleanup_old_models deleted the early ones.
+    write_epochs(5, 6)
+    for config in ({}, {"load": "m/ep.005"}, {"import_model_train_epoch1": "m/ep.005"}):
+        with pytest.raises(CheckpointError) as info:
+            _start(num_epochs=4, **config)
+        assert str(info.value) == (
+            "num_epochs is 4, but all existing checkpoints are of later epochs (5, 6) (in model = 'm/ep')."
+            " Set num_epochs to more than 6 to go on, start_epoch = 1 to start anew, or another model."
+        )
+    assert _start(num_epochs=4, start_epoch=1).kind == "fresh"
+    assert _start(num_epochs=4, task="initialize_model").kind == "fresh"
+
+
+def test_missing_epoch_names_the_option_that_was_set() -> None:
+    write_epochs(3)
+    for option in ("epoch", "load_epoch"):
+        with pytest.raises(CheckpointError, match=f'^option "{option}" needs the checkpoint of epoch 2, '):
+            _start(task="forward", **{option: 2})
