@@ -36,6 +36,9 @@ class ProcessState:
     rank: int = 0
     world_size: int = 1
     # Set in a loader worker process. Read by Dataset.is_sharding_enabled / apply_sharding.
+    # in_worker is set before the dataset is unpickled: datasets do not repeat log lines there. num_workers stays 0
+    # with worker_batching "global".
+    in_worker: bool = False
     worker_id: int = 0
     num_workers: int = 0
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.

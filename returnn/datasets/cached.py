@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 
+from returnn._state import state
 from returnn.datasets.basic import Dataset
 from returnn.datasets.seq_order import SeqOrder
 from returnn.errors import DatasetError, UnknownDataKeyError, UnknownSeqTagError
@@ -106,7 +107,7 @@ class CachedDataset(Dataset):
             )
         if self._order_is_set and numpy.array_equal(self._seq_index, order):
             return False
-        if self._order_is_set:
+        if self._order_is_set and state.worker_id == 0:
             print(f"Reinitialize dataset seq order for epoch {epoch}.", file=log.v4)
         self._order_is_set = True
         self._seq_index = order

@@ -10,6 +10,7 @@ from typing import Any
 import numpy  # noqa: F401  # part of the public names: client code does "from returnn.datasets.hdf import *"
 import numpy as np
 
+from returnn._state import state
 from returnn.datasets._hdf.dataset_writer import HDFDatasetWriter
 from returnn.datasets._hdf.file_index import FileIndex, check_fits
 from returnn.datasets._hdf.files_option import check_files_option
@@ -244,7 +245,7 @@ class HDFDataset(CachedDataset):
         order = self._get_order(epoch, seq_list=seq_list, seq_order=seq_order)
         if self._order is not None and np.array_equal(order, self._order):
             return False
-        if epoch is not None:
+        if epoch is not None and state.worker_id == 0:
             print(f"Reinitialize dataset seq order for epoch {epoch}.", file=log.v4)
         self._order = order
         self._seq_index = order

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from returnn._state import state
 from returnn.errors import ConfigError, DatasetError, DatasetOptionError, NotSupportedError
 from returnn.log import log
 from returnn.options.datasets import config_value, has_config
@@ -176,6 +177,8 @@ def init_dataset(
         if not problem:
             raise
         raise DatasetOptionError(f"dataset {opts.get('name') or '<unknown_name>'}: {problem}") from exc
+    if state.in_worker:  # a copy of what the main process has shown
+        return dataset
     print(f"Created Dataset {dataset.name}", file=log.v2)
     print("  input:", dataset.num_inputs, file=log.v2)
     print("  output:", dataset.num_outputs, file=log.v2)

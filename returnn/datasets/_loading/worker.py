@@ -233,14 +233,16 @@ def worker_main(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_watch_parent, args=(parent_pid,), name="watch-parent", daemon=True).start()
     _set_environment(environ)
+    state.in_worker = True
     options: SourceOptions | None = None
     try:
         try:
             dataset, options = loads_in_worker(payload)
             _limit_threads()
             options = options.for_worker(worker_id, num_workers)
+            state.worker_id = worker_id
             if not options.is_global:
-                state.worker_id, state.num_workers = worker_id, num_workers
+                state.num_workers = num_workers
         except BaseException as exc:
             conn.send(("error", None, RemoteError.from_exception(exc, where="the dataset for the first time")))
             return

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from returnn._state import state
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
@@ -167,7 +168,7 @@ class MetaDataset(CachedDataset2):
         for key, child in self.datasets.items():
             if key != self.seq_order_control_dataset:
                 unused += [f"datasets[{key!r}][{name!r}]" for name in get_order_options(child)]
-        if unused:
+        if unused and not state.in_worker:
             source = (
                 f"the control dataset {self.seq_order_control_dataset!r}"
                 if self.seq_order_control_dataset
@@ -187,7 +188,11 @@ class MetaDataset(CachedDataset2):
             self._rows = load_row_tables(self._seq_list_file, sorted(self.dataset_keys), where=where)
         else:
             rows_from = self.default_dataset_key
-            print(f"Reading sequence list for MetaDataset {self.name!r} from sub-dataset {default.name!r}", file=log.v3)
+            if not state.in_worker:
+                print(
+                    f"Reading sequence list for MetaDataset {self.name!r} from sub-dataset {default.name!r}",
+                    file=log.v3,
+                )
             table = require_tag_table(default, self.default_dataset_key, where=where)
             self._rows = dict.fromkeys(self.dataset_keys, table)
         needed = self._get_needed_rows()

@@ -14,6 +14,7 @@ import pytest
 from returnn._state import process_state_ctx
 from returnn.config import Config, set_global_config
 from returnn.datasets import init_dataset
+from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.loader import EpochSource, Loader, create_loader
@@ -187,3 +188,40 @@ def test_class_and_functions_of_the_config(name: str, tmp_path: Path) -> None:
             assert sorted(b["data:size1"].item() for b in batches) == [1, 2, 3, 4, 5]
             values = sorted(b["data"][0, 0, 0].item() for b in batches)
             assert values == ([0, 3, 6, 9, 12] if name == "train" else [3, 4, 5, 6, 7])
+
+
+def test_workers_do_not_repeat_log_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    golden = WORKER_BATCHES[next(iter(WORKER_BATCHES))]
+    opts = {
+        "class": "MetaDataset",
+        "name": "train",
+        "datasets": {"feat": {"class": "HDFDataset", "files": _first_files(golden["opts"])}},
+        "data_map": {"data": ("feat", "data")},
+        "seq_order_control_dataset": "feat",
+    }
+    saved = dict(vars(log))
+    log.initialize(logs=[str(path)], verbosity=[4, 0])
+    try:
+        with _loader(opts, 2, BatchingOptions(batch_size=100)) as loader:
+            for _ in loader:
+                pass
+    finally:
+        log.initialize()
+        vars(log).update(saved)
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if line.startswith(("Created", "Reading", "Reinitialize"))] == [
+        "Created Dataset train_feat",
+        "Reading sequence list for MetaDataset 'train' from sub-dataset 'train_feat'",
+        "Created Dataset train",
+        "Reinitialize dataset seq order for epoch 1.",
+    ]
+
+
+def _first_files(opts: Any) -> list[str]:  # Any: part of a dataset dict
+    """:return: the first list of HDF files in the options"""
+    if isinstance(opts, dict):
+        if "files" in opts:
+            return [str(file) for file in _with_paths(opts["files"])]
+        return next((files for value in opts.values() if (files := _first_files(value))), [])
+    return []
