@@ -205,7 +205,7 @@ def _choose_for_other_task(options: CheckpointOptions, models: dict[int, str]) -
     raise ConfigError(
         describe(
             "No model given but task is not training!",
-            where=f"task = {options.task!r}, model = {options.model!r}",
+            where=f"task = {options.task!r}, and there is no checkpoint of model = {options.model!r}",
             todo='Set e.g. load = "models/epoch.010.pt", or allow_random_model_init = True',
         ).replace("!.", "!")
         if not problems

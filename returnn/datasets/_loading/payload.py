@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from returnn.config_pickle import dumps_for_worker
 from returnn.datasets._loading.source import SourceOptions
-from returnn.errors import ConfigError
+from returnn.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -87,13 +87,16 @@ def _describe(culprit: tuple[str, Any], name: str) -> str:
     else:
         shown = repr(value)
         what = f"{type(value).__name__} {shown if len(shown) < 100 else shown[:100] + '...'}"
+    todo = "Define it at the top level of the config or of a module, or set num_workers_per_gpu = 0."
     try:
         pickle.dumps(value)
         reason = "it does not work together with the config"
+    except UserError as exc:  # says itself what to do
+        reason = str(exc).rstrip(".")
+        todo = "With num_workers_per_gpu = 0 it is not sent anywhere."
     except Exception as exc:  # as above
-        reason = str(exc)
+        reason = str(exc).rstrip(".")
     return (
         f"dataset {name!r}: {path} cannot be sent to a worker process: {what}.\n"
-        f"The reason: {reason}.\n"
-        "Define it at the top level of the config or of a module, or set num_workers_per_gpu = 0."
+        f"The reason: {reason}.\n{todo}"
     )

@@ -506,3 +506,17 @@ def test_unpicklable_option(make_loader: MakeLoader) -> None:
     assert len(lines) == 3
     assert lines[0].startswith("dataset 'train': dataset option 'fail_at'['a'][0] cannot be sent to a worker process")
     assert "cannot pickle this thing" in lines[1] and "num_workers_per_gpu = 0" in lines[2]
+
+
+class _DoesNotStoreItsArgument(BulkDataset):
+    def __init__(self, lens: list[int], scale: float, **kwargs: Any):
+        super().__init__(lens, **kwargs)
+
+
+def test_argument_not_stored(make_loader: MakeLoader) -> None:
+    with pytest.raises(ConfigError) as exc_info:
+        list(make_loader(_DoesNotStoreItsArgument(LENS, 0.5), 1))
+    lines = str(exc_info.value).splitlines()
+    assert "the argument 'scale' of _DoesNotStoreItsArgument.__init__ was not stored" in lines[1]
+    assert lines[1].endswith(" in the class attribute _getnewargs_exclude_attrs.")
+    assert lines[2] == "With num_workers_per_gpu = 0 it is not sent anywhere."
