@@ -300,6 +300,12 @@ class EngineBase:
         )
         for level, line in plan.messages:
             print(line, file=_log_stream(level))
+        if not existing and (later := model_files.existing_models(options.model)):
+            print(
+                f"There are checkpoints of later epochs, up to {max(later)}; num_epochs is {options.final_epoch}. "
+                "Raise num_epochs to include them.",
+                file=log.v2,
+            )
         if not plan.delete:
             return
         if not self._should_write_to_disk():

@@ -79,7 +79,10 @@ class HdfOutputWriter:
             )
         folder = os.path.dirname(self.filename) or "."
         if not os.path.isdir(folder):
-            raise ConfigError(f'option "output_file" is {self.filename!r}, but the folder {folder!r} does not exist.')
+            raise ConfigError(
+                f'option "output_file" is {self.filename!r}, but the folder {folder!r} does not exist. Create it, or '
+                "choose another output_file."
+            )
 
     def _open(self, outputs: TensorDict) -> None:
         self._check_target()

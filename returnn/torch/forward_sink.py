@@ -7,6 +7,7 @@ from typing import Any
 
 from returnn.config import Config
 from returnn.frontend.run_ctx import RunCtx
+from returnn.log import log
 from returnn.options.checkpoint import should_write_to_disk
 from returnn.options.model import ModelOptions
 from returnn.options.training import ForwardOutputOptions
@@ -34,6 +35,7 @@ class ForwardSink:
         self._init_hook = init_hook
         self._finish_hook = finish_hook
         self._writer = writer
+        self._left_to_hook: list[str] = []
 
     @classmethod
     def from_config(cls, config: Config) -> ForwardSink:
@@ -70,6 +72,13 @@ class ForwardSink:
         """
         if self._writer is not None:
             self._writer.write(run_ctx.outputs, data["seq_tag"])
+        elif self._finish_hook is not None and not self._left_to_hook:
+            self._left_to_hook = list(run_ctx.outputs.data)
+            if self._left_to_hook:
+                print(
+                    f"Outputs {', '.join(self._left_to_hook)}: no output file is written, since there is a forward_finish_hook.",
+                    file=log.v3,
+                )
 
     def finish(self, run_ctx: RunCtx) -> None:
         """After the last step."""

@@ -207,10 +207,9 @@ def _cleanup_config(**options: Any) -> Config:
     Path("rates").write_text("{" + ",".join(f"{ep}: {text}" for ep, text in rates.items()) + "}")
     return _config(
         model="m/ep",
-        num_epochs=6,
         learning_rate_file="rates",
         cleanup_old_models={"keep_last_n": 1, "keep_best_n": 1},
-        **options,
+        **{"num_epochs": 6, **options},
     )
 
 
@@ -232,6 +231,16 @@ def test_cleanup_with_optimizer_files(option: dict[str, Any]) -> None:
     config.typed_dict["cleanup_old_models"]["keep"] = []
     EngineBase(config).cleanup_old_models()
     assert _models() == ["ep.003.opt.pt", "ep.003.pt", "ep.006.opt.pt", "ep.006.pt"]
+
+
+def test_cleanup_only_later_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    write_epochs(5, 6)
+    EngineBase(_cleanup_config(num_epochs=4)).cleanup_old_models()
+    assert len(_models()) == 4
+    assert capsys.readouterr().out.splitlines() == [
+        "Cannot find any stored models to clean up.",
+        "There are checkpoints of later epochs, up to 6; num_epochs is 4. Raise num_epochs to include them.",
+    ]
 
 
 def test_cleanup_dry_run(capsys: pytest.CaptureFixture[str]) -> None:

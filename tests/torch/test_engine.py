@@ -16,7 +16,7 @@ from returnn._state import process_state_ctx
 from returnn.config import Config
 from returnn.datasets import init_dataset
 from returnn.engine.base import EngineBase
-from returnn.errors import CheckpointError, DatasetError, ModelError, NonFiniteLossError, UserError
+from returnn.errors import CheckpointError, ConfigError, DatasetError, ModelError, NonFiniteLossError, UserError
 from returnn.frontend.run_ctx import Loss, RunCtx
 from returnn.learning_rate_control import LearningRateControl
 from returnn.log import log
@@ -439,6 +439,20 @@ def test_hooks_share_the_context_with_the_steps_and_know_epoch_and_step() -> Non
     assert seen == [(2, trained._train_step, [f"seq-{i}" for i in range(5)])]
     assert engine._model is not None and not engine._model.training
     assert not os.path.exists("output.hdf")
+
+
+def test_outputs_that_are_left_to_the_finish_hook_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    _train(_config(num_epochs=2))
+    _forward(forward_step=_forward_step, forward_finish_hook=lambda run_ctx, **_kwargs: None, max_seqs=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Outputs ")]
+    assert len(lines) == 1 and lines[0].endswith(": no output file is written, since there is a forward_finish_hook.")
+    assert not os.path.exists("output.hdf")
+
+
+def test_folder_of_the_output_file_is_missing() -> None:
+    _train(_config(num_epochs=2))
+    with pytest.raises(ConfigError, match=r"'no' does not exist\. Create it, or choose another output_file\.$"):
+        _forward(forward_step=_forward_step, output_file="no/x.hdf")
 
 
 def test_forward_without_checkpoint_only_on_request() -> None:
