@@ -22,6 +22,7 @@ __all__ = [
     "MissingDependencyError",
     "NotSupportedError",
     "CheckpointError",
+    "BatchKeyError",
     "NonFiniteLossError",
     "NonFiniteGradientError",
     "WorkerError",
@@ -156,6 +157,14 @@ class CheckpointError(UserError, RuntimeError):
 
 class ModelError(UserError, TypeError, AssertionError):
     """The functions of the config (get_model, train_step, forward_step, hooks) are missing or do not fit."""
+
+
+class BatchKeyError(ModelError, KeyError):
+    """A step asked for a key that the batch does not have."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the text.
+        return str(self.args[0]) if self.args else ""
 
 
 class NonFiniteLossError(UserError, RuntimeError):

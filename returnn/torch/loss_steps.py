@@ -14,6 +14,7 @@ from returnn.errors import NonFiniteLossError
 from returnn.frontend.run_ctx import Loss, RunCtx
 from returnn.log import log
 from returnn.options.training import EngineOptions
+from returnn.torch.batch import Batch
 from returnn.torch.device import device_type, move_to_device
 from returnn.torch.errors_context import add_batch_note
 from returnn.torch.messages import nonfinite_text
@@ -106,7 +107,7 @@ class LossSteps:
 
     def move_data_to_device(self, data: RawBatch) -> RawBatch:
         """:return: new dict with the tensors on the device of the model"""
-        return move_to_device(data, self._device)
+        return Batch(move_to_device(data, self._device))
 
     def _loss_is_usable(self, total_loss: torch.Tensor, losses: Mapping[str, Loss], data: RawBatch) -> bool:
         """

@@ -21,7 +21,8 @@ def nonfinite_text(epoch: int, step: int, losses: Mapping[str, float], data: Map
         text += " Losses: " + ", ".join(f"{k} {v}" for k, v in losses.items()) + "."
     if data is not None and "seq_tag" in data:
         tags = list(data["seq_tag"])
-        text += f" Sequences: {', '.join(map(str, tags[:10]))}{' ...' if len(tags) > 10 else ''}."
+        more = f" and {len(tags) - 10} more" if len(tags) > 10 else ""
+        text += f" Sequences: {', '.join(map(str, tags[:10]))}{more}."
     return text + (
         " The weights were not changed by this step. Look at these sequences, lower the learning rate or clip "
         "gradients; stop_on_nonfinite_train_score = False skips such steps."

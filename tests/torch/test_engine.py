@@ -541,6 +541,18 @@ def test_initialize_model() -> None:
     assert os.listdir("models") == ["epoch.000.pt"]
 
 
+def test_wrong_key_of_the_batch_is_answered_with_the_right_ones() -> None:
+    def step(*, data: dict[str, Any], **_kwargs: object) -> None:
+        assert isinstance(data, dict) and "features" not in data and data.get("features") is None
+        data["clases"]
+
+    with pytest.raises(KeyError) as info:
+        _train(_config(train_step=step))
+    text = str(info.value)
+    assert isinstance(info.value, UserError)
+    assert "no key 'clases'. Did you mean 'classes'? It has 'data', 'classes', 'seq_idx', 'seq_tag'" in text
+
+
 def test_error_in_a_step_says_which_sequences() -> None:
     def step(*, data: dict[str, Any], **_kwargs: object) -> None:
         raise ZeroDivisionError("in the user's code")
