@@ -1,5 +1,6 @@
 """Datasets that combine other datasets."""
 
+from returnn.datasets._basic.epoch_wise_filter import EpochWiseFilter
 from returnn.datasets._meta.by_seq_list import MetaDataset
 
-__all__ = ["MetaDataset"]
+__all__ = ["EpochWiseFilter", "MetaDataset"]
