@@ -36,6 +36,8 @@ WITHOUT_TORCH: dict[str, str] = {
     "returnn.util.literal_py_to_pickle": "literal_eval py_to_pickle",
     "returnn.util.compiling": "NativeCodeCompiler",
     "returnn.util.native_code_compiler": "NativeCodeCompiler",
+    "returnn.util.bpe": "StandardBytePairEncoder PrefixTree BpeOpts DepthFirstSearch CharSyncSearch SamplingBytePairEncoder "
+    "BpePostMergeSymbol BpeMergeSymbol",
     "returnn.util.math": "PiecewiseLinear StepFunction merge_random_seeds ceil_div next_power_of_two",
     "returnn.util.file_cache": "FileCache CachedFile get_instance",
     "returnn.import_": "import_",
@@ -78,8 +80,6 @@ WITH_TORCH: dict[str, str] = {
 }
 #: Names and paths of work that is still to come.
 LATER: dict[str, str] = {
-    "returnn.util.bpe": "StandardBytePairEncoder PrefixTree BpeOpts DepthFirstSearch CharSyncSearch SamplingBytePairEncoder "
-    "BpePostMergeSymbol BpeMergeSymbol",
     "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator shapes_for_batches "
     "set_config_extern_data_from_dataset",
     "returnn.datasets.generating": "Vocabulary BytePairEncoding CharacterTargets",
