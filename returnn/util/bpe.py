@@ -45,15 +45,15 @@ _MAX_CACHED_WORDS = 200_000
 class StandardBytePairEncoder:
     """Segments words by the merges of a codes file (subword-nmt, versions 0.1 and 0.2). Can be pickled."""
 
-    def __init__(self, bpe_codes_file: str, labels: Collection[str] | None = None) -> None:
+    def __init__(self, codes_file: str, labels: Collection[str] | None = None) -> None:
         """
-        :param bpe_codes_file: text, ``.gz`` allowed. Optional first line ``#version: 0.2``, then two symbols per line
+        :param codes_file: text, ``.gz`` allowed. Optional first line ``#version: 0.2``, then two symbols per line
         :param labels: the vocabulary. If given, merges that lead to pieces outside of it are undone
         :raises DataFileError: missing or broken file, with line number
         :raises NotSupportedError: other version
         """
         self._labels = None if labels is None else _checked_labels(labels)
-        self._version, self._ranks = _read_codes(bpe_codes_file)
+        self._version, self._ranks = _read_codes(codes_file)
         # The pair nearest to the file start wins, so insert that last.
         self._merged_to_pair = {a + b: (a, b) for a, b in reversed(self._ranks)}
         self._cache: dict[str, tuple[str, ...]] = {}
@@ -299,37 +299,37 @@ class PrefixTree:
 class Hyp(NamedTuple):
     """Partial segmentation: the labels that are complete, and the node of the current label."""
 
-    bpe_sym_history: tuple[str, ...]
-    cur_node: PrefixTree
+    done_labels: tuple[str, ...]
+    position: PrefixTree
 
     def expand(self, char: str) -> list[Hyp]:
         """
         :param char: next one of the word
         :return: those with a new label first, then the one that continues the current label
         """
-        node, result = self.cur_node, []
+        node, result = self.position, []
         opts = node.opts
         restart = node.root.arcs.get(char)
         if restart is not None and node.bpe_finished and opts.label_postfix_merge_symbol is not None:
             label = node.prefix + opts.label_postfix_merge_symbol
-            result.append(Hyp((*self.bpe_sym_history, label), restart))
+            result.append(Hyp((*self.done_labels, label), restart))
         if restart is not None and node.finished and opts.word_prefix_symbol is not None:
-            result.append(Hyp((*self.bpe_sym_history, node.prefix), restart))
+            result.append(Hyp((*self.done_labels, node.prefix), restart))
         following = node.arcs.get(char)
         if following is not None:
-            result.append(Hyp(self.bpe_sym_history, following))
+            result.append(Hyp(self.done_labels, following))
         return result
 
     def labels(self) -> list[str]:
         """:return: all labels, if the current one ends here"""
-        return [*self.bpe_sym_history, self.cur_node.prefix]
+        return [*self.done_labels, self.position.prefix]
 
 
 class HypInPos(NamedTuple):
     """As :class:`Hyp`, with the position of the next character."""
 
-    bpe_sym_history: tuple[str, ...]
-    cur_node: PrefixTree
+    done_labels: tuple[str, ...]
+    position: PrefixTree
     pos: int
 
 
@@ -350,7 +350,7 @@ class CharSyncSearch:
         hyps = [Hyp((), start)] if start is not None and self.word_pos < len(self.word) else []
         for char in self.word[self.word_pos :]:
             hyps = [new for hyp in hyps for new in hyp.expand(char)]
-        return [hyp.labels() for hyp in hyps if hyp.cur_node.is_word_end()]
+        return [hyp.labels() for hyp in hyps if hyp.position.is_word_end()]
 
 
 class DepthFirstSearch:
@@ -385,7 +385,7 @@ class DepthFirstSearch:
             for hyp in new:
                 if pos + 1 < len(self.word):
                     stack.append(HypInPos(*hyp, pos + 1))
-                elif hyp.cur_node.is_word_end():
+                elif hyp.position.is_word_end():
                     result = hyp.labels()
         return result
 
