@@ -1,13 +1,20 @@
-"""For all tests: the log, a process-wide object, is after each test as it was before."""
+"""
+For all tests: the log, a process-wide object, is after each test as it was before; and Ctrl-C has an effect
+also where the tests run in the background of a shell, which lets its children ignore it.
+"""
 
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from returnn.log import Log, log
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # programs that the tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
