@@ -96,7 +96,4 @@ def _describe(culprit: tuple[str, Any], name: str) -> str:
         todo = "With num_workers_per_gpu = 0 it is not sent anywhere."
     except Exception as exc:  # as above
         reason = str(exc).rstrip(".")
-    return (
-        f"dataset {name!r}: {path} cannot be sent to a worker process: {what}.\n"
-        f"The reason: {reason}.\n{todo}"
-    )
+    return f"dataset {name!r}: {path} cannot be sent to a worker process: {what}.\nThe reason: {reason}.\n{todo}"
