@@ -24,7 +24,7 @@ from returnn.torch.checkpoint import (
     load_model_state,
     save_file_atomic,
 )
-from returnn.torch.preload import preload_files
+from returnn.torch.preload import Preloads
 from returnn.torch.restart import RestartState
 from returnn.torch.user_functions import UserFunction
 
@@ -39,7 +39,6 @@ class LoadedModel:
     """A model on its device, and what its checkpoint said."""
 
     model: torch.nn.Module
-    epoch: int | None  # of the checkpoint; None: random parameters, or it does not say
     model_epoch: int  # that get_model was called with; 1 if no epoch is known
     step: int  # number of training steps that the checkpoint has seen
     restart: RestartState
@@ -100,13 +99,7 @@ def build_model(
     print(f"Total number of parameters: {sum(p.numel() for p in model.parameters())}", file=log.v4)
 
     checkpoint_options = CheckpointOptions.from_config(config)
-    provided = preload_files(
-        model,
-        config=config,
-        is_training=epoch is not None,
-        is_first_train_epoch=epoch is not None and epoch == 1,
-        names_only=True,
-    )
+    preloads = Preloads.from_config(config, is_training=epoch is not None, is_first_train_epoch=epoch == 1)
     if checkpoint is not None:
         assert filename is not None
         report = load_model_state(
@@ -114,19 +107,13 @@ def build_model(
             get_model_state(checkpoint, filename=filename),
             allow_missing=checkpoint_options.load_ignore_missing_vars,
             filename=filename,
-            provided_elsewhere=provided,
+            provided_elsewhere=preloads.provided_names(model),
         )
         print(report.summary(), file=log.v2 if report.missing or report.unexpected else log.v3)
-    preload_files(
-        model,
-        config=config,
-        is_training=epoch is not None,
-        is_first_train_epoch=epoch is not None and epoch == 1,
-    )
+    preloads.apply(model)
     model.to(device)
     return LoadedModel(
         model=model,
-        epoch=checkpoint_epoch if checkpoint is not None else None,
         model_epoch=model_epoch,
         step=checkpoint_step,
         restart=RestartState.from_checkpoint(checkpoint),

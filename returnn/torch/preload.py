@@ -21,7 +21,7 @@ from returnn.util.fwd_compat import get_fwd_compat_kwargs
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["PreloadEntry", "Preloads", "preload_files"]
+__all__ = ["PreloadEntry", "Preloads"]
 
 _OPTION = "preload_from_files"
 
@@ -168,6 +168,23 @@ class Preloads:
         # By entry name: state with the names of the model, of those files that are already read.
         self._states: dict[str, dict[str, torch.Tensor]] = {}
 
+    @classmethod
+    def from_config(
+        cls, config: Config | Mapping[str, Any], *, is_training: bool, is_first_train_epoch: bool
+    ) -> Preloads:
+        """
+        :param config:
+        :param is_training: the task trains (or only initializes) the model
+        :param is_first_train_epoch: training, and no own checkpoint is continued
+        :raises ConfigError: wrong options
+        """
+        return cls(
+            CheckpointOptions.from_config(config).preload_from_files,
+            train=is_training,
+            first_train_epoch=is_first_train_epoch,
+            allow_unsafe=LoadingOptions.from_config(config).allow_unsafe,
+        )
+
     def __bool__(self) -> bool:
         """Whether any entry is active."""
         return bool(self.entries)
@@ -266,36 +283,6 @@ class Preloads:
             for local_name, buffer in module._buffers.items():
                 if buffer is not None and id(buffer) in tied:
                     module._non_persistent_buffers_set.add(local_name)
-
-
-def preload_files(
-    model: torch.nn.Module,
-    *,
-    config: Config | Mapping[str, Any],
-    is_training: bool,
-    is_first_train_epoch: bool,
-    names_only: bool = False,
-) -> set[str]:
-    """
-    :param model: the main checkpoint is already loaded, unless names_only
-    :param config:
-    :param is_training: the task trains (or only initializes) the model
-    :param is_first_train_epoch: training, and no own checkpoint is continued
-    :param names_only: do not load anything into the model
-    :return: names of the model that need not be in the main checkpoint
-    :raises CheckpointError: a file cannot be read, or does not fit
-    :raises ConfigError: wrong options, or missing keys
-    """
-    preloads = Preloads(
-        CheckpointOptions.from_config(config).preload_from_files,
-        train=is_training,
-        first_train_epoch=is_first_train_epoch,
-        allow_unsafe=LoadingOptions.from_config(config).allow_unsafe,
-    )
-    names = preloads.provided_names(model) if preloads else set()
-    if not names_only:
-        preloads.apply(model)
-    return names
 
 
 def _rename(entry: PreloadEntry, state: Mapping[str, torch.Tensor], filename: str) -> dict[str, torch.Tensor]:

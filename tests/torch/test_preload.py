@@ -10,7 +10,7 @@ import torch
 
 from returnn.errors import CheckpointError, ConfigError
 from returnn.torch.checkpoint import load_model_state
-from returnn.torch.preload import Preloads, preload_files
+from returnn.torch.preload import Preloads
 
 
 class Model(torch.nn.Module):
@@ -222,7 +222,8 @@ def test_from_config(tmp_path: pathlib.Path) -> None:
     path = save(tmp_path / "a.pt", filled(OUT, 2.0))
     config = {"preload_from_files": {"x": {"filename": path, "prefix": "out."}}}
     model = Model()
-    names = preload_files(model, config=config, is_training=False, is_first_train_epoch=False, names_only=True)
+    preloads = Preloads.from_config(config, is_training=False, is_first_train_epoch=False)
+    names = preloads.provided_names(model)
     assert names == {"out.weight", "out.bias"} and not (model.out.weight == 2).any()
-    preload_files(model, config=config, is_training=False, is_first_train_epoch=False)
+    preloads.apply(model)
     assert (model.out.weight == 2).all()
