@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy
 
 from returnn.datasets import seq_order as _seq_order
+from returnn.datasets._basic.children import ChildrenMixin
 from returnn.datasets._basic.data_dims import convert_data_dims
 from returnn.datasets._basic.data_info import DataInfoMixin
 from returnn.datasets._basic.ordering import SeqOrderMixin
@@ -67,7 +68,7 @@ _PER_SEQ_HOOKS = (
 ).split()
 
 
-class Dataset(SeqOrderMixin, DataInfoMixin):
+class Dataset(SeqOrderMixin, DataInfoMixin, ChildrenMixin):
     """
     Base of all datasets. Sequences are counted from 0 in the order of the current epoch ("seq idx");
     their position in the unshuffled corpus is the "corpus idx".

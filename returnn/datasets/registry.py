@@ -38,7 +38,15 @@ _BY_MODULE = {
     "cached2": "CachedDataset2",
     "hdf": "HDFDataset",
     "stream_hdf": "StreamHDFDataset NextGenHDFDataset",
-    "meta": "MetaDataset",
+    "audio": "OggZipDataset",
+    "lm": "LmDataset TranslationDataset TranslationFactorsDataset ConfusionNetworkDataset",
+    "text_dict": "TextDictDataset",
+    "meta": "MetaDataset CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset ChunkShuffleDataset"
+    " AnythingDataset VariableDataset MultiEpochDataset",
+    "multi_proc": "MultiProcDataset",
+    "postprocessing": "PostprocessingDataset",
+    "distrib_files": "DistributeFilesDataset",
+    "huggingface": "HuggingFaceDataset",
     "map": "MapDatasetWrapper",
     "numpy_dump": "NumpyDumpDataset",
     "generating": "GeneratingDataset StaticDataset DummyDataset DummyDatasetMultipleSequenceLength"
@@ -50,12 +58,6 @@ _BY_MODULE = {
 DATASET_CLASS_MODULES: dict[str, str] = {
     name: f"returnn.datasets.{module}" for module, names in _BY_MODULE.items() for name in names.split()
 }
-_NOT_YET = frozenset(
-    "OggZipDataset LmDataset TranslationDataset TranslationFactorsDataset ConfusionNetworkDataset CombinedDataset"
-    " ConcatDataset ConcatSeqsDataset ClusteringDataset AnythingDataset VariableDataset MultiEpochDataset"
-    " ChunkShuffleDataset MultiProcDataset PostprocessingDataset DistributeFilesDataset TextDictDataset"
-    " HuggingFaceDataset RawWavDataset".split()
-)
 _SPRINT = "it needs a RASR/Sprint process, which is not supported. Convert the data to HDF and use HDFDataset"
 _REFUSED = {
     "ExternSprintDataset": _SPRINT,
@@ -65,6 +67,7 @@ _REFUSED = {
     "SiameseHDFDataset": "no training uses it. Use HDFDataset or MetaDataset",
     "StereoDataset": "it was removed. Use HDFDataset with several streams",
     "StereoHdfDataset": "it was removed. Use HDFDataset with several streams",
+    "RawWavDataset": "it was removed. Put the files into an ogg-zip with tools/bliss-to-ogg-zip.py and use OggZipDataset",
 }
 
 
@@ -78,7 +81,7 @@ def get_dataset_class(name: str | type[Dataset]) -> type[Dataset] | None:
     """
     :param name: name in the table, a dotted path ``package.module.Class``, or the class itself
     :return: the class; None if the name is unknown
-    :raises NotSupportedError: the peers have this class, we do not (yet)
+    :raises NotSupportedError: the peers have this class, we do not
     :raises DatasetError: not a Dataset subclass
     """
     if isinstance(name, type):
@@ -92,10 +95,6 @@ def get_dataset_class(name: str | type[Dataset]) -> type[Dataset] | None:
         raise DatasetError(f'dataset "class": expected a name or a class, got {name!r} ({type(name).__name__}).')
     if name in _REFUSED:
         raise NotSupportedError(f"dataset class {name!r} is not supported: {_REFUSED[name]}.")
-    if name in _NOT_YET:
-        raise NotSupportedError(
-            f"dataset class {name!r} is not available yet in this version. Available are: {_available()}."
-        )
     if name in DATASET_CLASS_MODULES:
         cls: type[Dataset] = getattr(importlib.import_module(DATASET_CLASS_MODULES[name]), name)
         return cls
@@ -121,7 +120,7 @@ def _available() -> str:
 
 
 def _unknown_class(name: object, dataset_name: object) -> DatasetError:
-    close = difflib.get_close_matches(str(name), [*DATASET_CLASS_MODULES, *_NOT_YET], n=2, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), list(DATASET_CLASS_MODULES), n=2, cutoff=0.6)
     hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
     return DatasetError(
         f"Dataset class {name!r} not found (dataset {dataset_name or '<unknown_name>'}).{hint} Available are: "
@@ -252,7 +251,7 @@ def init_dataset_via_str(config_str: str, config: Config | None = None, **kwargs
     if config_str.startswith(("{", "config:")):
         return init_dataset(config_str, extra_kwargs=kwargs)
     class_name, colon, args = config_str.partition(":")
-    if colon and (class_name in DATASET_CLASS_MODULES or class_name in _NOT_YET or class_name in _REFUSED):
+    if colon and (class_name in DATASET_CLASS_MODULES or class_name in _REFUSED):
         try:
             opts = parse_literal(f"dict({args})") if args else {}
         except LiteralError as exc:

@@ -304,12 +304,6 @@ def test_table_is_complete() -> None:
                 assert known or obj.__name__ != name, f"{module_name}.{name}"
 
 
-@pytest.mark.parametrize("name", ["OggZipDataset", "LmDataset", "CombinedDataset", "MultiProcDataset"])
-def test_classes_of_later_versions(name: str) -> None:
-    with pytest.raises(NotSupportedError, match=f"'{name}' is not available yet in this version"):
-        init_dataset({"class": name})
-
-
 @pytest.mark.parametrize("name", ["ExternSprintDataset", "SprintCacheDataset"])
 def test_sprint_classes_are_refused_with_reason(name: str) -> None:
     with pytest.raises(NotSupportedError, match="RASR/Sprint.*HDFDataset"):

@@ -160,6 +160,8 @@ class PassContext:
         """Bring the dataset to the epoch."""
         if hasattr(self.dataset, "_sharding_applied"):
             self.dataset._sharding_applied = False
+        if hasattr(self.dataset, "set_random_per_seq"):  # else a class of the user with the methods to read alone
+            self.dataset.set_random_per_seq(True)
         self.dataset.init_seq_order(epoch=self.epoch)
         if getattr(self.dataset, "_sharding_applied", False):
             # A class of the user called apply_sharding: what it gives already is this worker's shard.

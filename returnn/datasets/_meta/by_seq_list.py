@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -106,6 +106,10 @@ class MetaDataset(CachedDataset2):
                 )
             )
         return child
+
+    def child_datasets(self) -> Iterable[Dataset]:
+        """:return: the children"""
+        return self.datasets.values()
 
     def _take_dims(self, data_dims: Any) -> None:
         child_dims = {stream: self._child_dims(stream) for stream in self.data_map}

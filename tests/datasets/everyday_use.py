@@ -1,0 +1,98 @@
+"""What every dataset class must stand: two epochs, a second dataset, a copy by pickle, and the real loader with 0, 1 and 2 workers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from returnn.datasets.basic import Dataset, init_dataset
+from returnn.options.batching import BatchingOptions
+from returnn.options.loader import LoaderOptions
+from returnn.torch.data.loader import EpochSource, create_loader
+
+#: One sequence: tag, and data per key.
+Seq = tuple[str, dict[str, numpy.ndarray]]
+
+
+def read_epoch(dataset: Dataset, epoch: int) -> list[Seq]:
+    """:return: all sequences, read as a script would: one after the other"""
+    dataset.init_seq_order(epoch=epoch)
+    result: list[Seq] = []
+    idx = 0
+    while dataset.is_less_than_num_seqs(idx):
+        dataset.load_seqs(idx, idx + 1)
+        keys = dataset.get_data_keys()
+        result.append((dataset.get_tag(idx), {key: numpy.array(dataset.get_data(idx, key)) for key in keys}))
+        idx += 1
+    return result
+
+
+def read_epoch_of_loader(opts: Any, epoch: int, num_workers: int) -> list[Seq]:
+    """:return: all sequences, as the engine reads them: batches of one sequence, here"""
+    epoch_source = EpochSource(epoch)
+    loader = create_loader(
+        init_dataset(opts),
+        batching=BatchingOptions(batch_size=None, max_seqs=1),
+        loader=LoaderOptions(num_workers=num_workers),
+        epoch_source=epoch_source,
+        name="train",
+    )
+    try:
+        return [_seq_of_batch(batch) for batch in loader]
+    finally:
+        loader.close()
+
+
+def _seq_of_batch(batch: dict[str, Any]) -> Seq:
+    (tag,) = batch["seq_tag"]
+    keys = [key for key in batch if ":" not in key and key not in ("seq_tag", "seq_idx", "epoch", "complete_frac")]
+    return str(tag), {key: numpy.asarray(batch[key])[0] for key in keys if not key.startswith(("num_seqs", "_"))}
+
+
+def assert_same_seqs(seqs: Sequence[Seq], expected: Sequence[Seq], *, same_order: bool = True, data: bool = True) -> None:
+    """:param same_order: else only the same sequences. :param data: compare the data too, not only the tags"""
+    if same_order:
+        assert [tag for tag, _ in seqs] == [tag for tag, _ in expected]
+    else:
+        assert sorted(tag for tag, _ in seqs) == sorted(tag for tag, _ in expected)
+        seqs, expected = _sorted(seqs), _sorted(expected)
+    if not data:
+        return
+    for (tag, values), (_, expected_values) in zip(seqs, expected):
+        assert set(values) == set(expected_values), tag
+        for key, value in values.items():
+            assert value.dtype.kind == expected_values[key].dtype.kind, (tag, key)
+            numpy.testing.assert_array_equal(value, expected_values[key], err_msg=f"{tag} {key}")
+
+
+def _sorted(seqs: Sequence[Seq]) -> list[Seq]:
+    return sorted(seqs, key=lambda seq: (seq[0], sorted((k, v.shape, v.tobytes()) for k, v in seq[1].items())))
+
+
+def check_everyday_use(opts: Any, *, random_draws: bool = False, workers: Sequence[int] = (0, 1, 2)) -> list[list[Seq]]:
+    """
+    :param opts: dataset dict; everything in it can be pickled
+    :param random_draws: the data has random draws per sequence: a script and the loader draw differently, but the loader
+        with any number of workers the same
+    :param workers: numbers of workers to try
+    :return: the sequences of epochs 1 and 2, as a script reads them
+    """
+    dataset = init_dataset(opts)
+    epochs = [read_epoch(dataset, epoch) for epoch in (1, 2)]
+    assert all(epochs), "no sequences"
+    assert_same_seqs(read_epoch(dataset, 1), epochs[0])  # back again
+    assert_same_seqs(read_epoch(init_dataset(opts), 2), epochs[1])  # needs no epoch 1 before
+    copy = pickle.loads(pickle.dumps(init_dataset(opts)))
+    for epoch, expected in enumerate(epochs, 1):
+        assert_same_seqs(read_epoch(copy, epoch), expected)
+        by_workers: list[list[Seq]] = []
+        for num_workers in workers:
+            seqs = read_epoch_of_loader(opts, epoch, num_workers)
+            assert_same_seqs(seqs, expected, same_order=num_workers <= 1, data=not random_draws)
+            by_workers.append(seqs)
+        for num_workers, seqs in zip(workers, by_workers):
+            assert_same_seqs(seqs, by_workers[0], same_order=num_workers <= 1)
+    return epochs
