@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import _setup_returnn_env  # noqa: F401
 
-from returnn.cli import error_report
+from returnn.cli.tool_main import run_tool
 from returnn.config import Config, set_global_config
 from returnn.datasets.basic import Dataset, init_dataset
 from returnn.datasets.util.hdf import HDFDatasetWriter
@@ -133,13 +132,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    error_report.install()
-    try:
-        main(sys.argv)
-    except KeyboardInterrupt:
-        print("KeyboardInterrupt", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:
-        error_report.ignore_broken_pipe(sys.stdout)
-        print("BrokenPipeError", file=sys.stderr)
-        sys.exit(1)
+    run_tool(main)
