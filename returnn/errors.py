@@ -19,6 +19,8 @@ __all__ = [
     "DataFileError",
     "UnknownDataKeyError",
     "UnknownSeqTagError",
+    "UnknownClassError",
+    "LabelError",
     "MissingDependencyError",
     "NotSupportedError",
     "CheckpointError",
@@ -137,6 +139,22 @@ class DataFileError(DatasetError, OSError):
 
 class UnknownSeqTagError(DatasetError, KeyError):
     """A sequence tag was asked for that the dataset does not have, or a file with data per tag has not."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the text.
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownClassError(DatasetOptionError, KeyError):
+    """The option "class" names no class that can be used there."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the text.
+        return str(self.args[0]) if self.args else ""
+
+
+class LabelError(DatasetError, KeyError, IndexError):
+    """A label or label id is not in the vocabulary."""
 
     def __str__(self) -> str:
         # KeyError would show the repr of the text.

@@ -24,7 +24,7 @@ from returnn.datasets._generating.tasks import (
 from returnn.datasets._generating.timit import NltkTimitDataset, TimitDataset
 from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
-from returnn.datasets.util.vocabulary import CharacterTargets, Vocabulary
+from returnn.datasets.util.vocabulary import BytePairEncoding, CharacterTargets, Vocabulary
 
 __all__ = [
     "numpy",
@@ -49,5 +49,6 @@ __all__ = [
     "LibriSpeechCorpus",
     "Enwik8Corpus",
     "Vocabulary",
+    "BytePairEncoding",
     "CharacterTargets",
 ]

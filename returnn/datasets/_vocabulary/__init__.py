@@ -1,0 +1,1 @@
+"""Implementation of the vocabularies; public in ``returnn.datasets.util.vocabulary``."""
