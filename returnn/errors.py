@@ -17,11 +17,13 @@ __all__ = [
     "DatasetError",
     "DatasetOptionError",
     "DataFileError",
+    "MissingPartError",
     "UnknownDataKeyError",
     "UnknownSeqTagError",
     "UnknownClassError",
     "LabelError",
     "MissingDependencyError",
+    "MissingRandomStateError",
     "NotSupportedError",
     "CheckpointError",
     "BatchKeyError",
@@ -137,6 +139,10 @@ class DataFileError(DatasetError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class MissingPartError(DataFileError, KeyError):
+    """A data file lacks a part: a member of an archive, a key of an entry. KeyError is what the peers raise."""
+
+
 class UnknownSeqTagError(DatasetError, KeyError):
     """A sequence tag was asked for that the dataset does not have, or a file with data per tag has not."""
 
@@ -159,6 +165,10 @@ class LabelError(DatasetError, KeyError, IndexError):
     def __str__(self) -> str:
         # KeyError would show the repr of the text.
         return str(self.args[0]) if self.args else ""
+
+
+class MissingRandomStateError(DatasetError, AttributeError):
+    """Random draws for a sequence were asked for without a generator. AttributeError is what the peers raise."""
 
 
 class MissingDependencyError(UserError, ImportError):

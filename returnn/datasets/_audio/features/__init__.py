@@ -1,0 +1,1 @@
+"""Parts of :class:`returnn.datasets.util.feature_extraction.ExtractAudioFeatures`: the numerics, one job per module."""

@@ -1,0 +1,70 @@
+"""Audio samples: decoding of a file, preemphasis, and normalization of the peak."""
+
+from __future__ import annotations
+
+from typing import IO
+
+import numpy
+
+from returnn.errors import DataFileError, describe
+from returnn.util.optional_import import optional_import
+
+__all__ = ["decode_audio", "apply_preemphasis", "normalize_peak"]
+
+#: samples that are handled at once, so that intermediate results stay in the cache of the CPU
+_BLOCK_SAMPLES = 1 << 15
+
+
+def decode_audio(
+    file: IO[bytes], *, dtype: type[numpy.floating], with_channels: bool, where: str
+) -> tuple[numpy.ndarray, int]:
+    """
+    :param file: an audio file in any format that libsndfile knows, in memory
+    :param dtype: float32 or float64. The samples of 16 and 24 bit and Vorbis files are the same numbers in both
+    :param with_channels: give the axis of channels also if there is only one
+    :param where: the sequence, for error texts
+    :return: samples in [-1, 1], ``[time]`` or ``[time, channel]`` (see with_channels), and the rate in Hz
+    :raises DataFileError: it cannot be decoded
+    :raises MissingDependencyError: there is no soundfile
+    """
+    soundfile = optional_import(
+        "soundfile", needed_by='the option "audio" (ExtractAudioFeatures) to decode audio files'
+    )
+    try:
+        audio, sample_rate = soundfile.read(file, dtype=numpy.dtype(dtype).name, always_2d=with_channels)
+    except (soundfile.SoundFileError, TypeError) as exc:  # TypeError: no header, thus taken as headerless samples
+        raise DataFileError(
+            describe(
+                f"The audio cannot be decoded ({type(exc).__name__}: {exc})",
+                where=where,
+                todo="It must be a complete file in a format of libsndfile, e.g. ogg vorbis, flac, wav",
+            )
+        ) from exc
+    return audio, sample_rate
+
+
+def apply_preemphasis(audio: numpy.ndarray, factor: float) -> None:
+    """
+    Replace the samples by ``y[0] = x[0]``, ``y[t] = x[t] - factor * x[t - 1]``, rounded once.
+
+    :param audio: ``[time, ...]``, changed in place
+    :param factor: e.g. 0.97
+    """
+    # From the end, because each block needs the old value before it.
+    for end in range(len(audio), 1, -_BLOCK_SAMPLES):
+        start = max(1, end - _BLOCK_SAMPLES)
+        part = numpy.multiply(audio[start - 1 : end - 1], -factor, dtype=numpy.float64)
+        part += audio[start:end]
+        audio[start:end] = part
+
+
+def normalize_peak(audio: numpy.ndarray) -> None:
+    """
+    Scale such that the largest absolute value, over all channels, is 1. Silence stays as it is.
+
+    :param audio: any shape, changed in place
+    """
+    if audio.size:
+        peak = float(max(audio.max(), -audio.min()))
+        if peak != 0:
+            audio /= peak
