@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from returnn.errors import ModelError
+from returnn.tensor._old_form import dims_of_old_form
 from returnn.tensor.dim import Dim
 
 __all__ = ["Tensor"]
@@ -15,7 +16,7 @@ class Tensor:
     """
     A template (``raw_tensor`` None) or a value with its axes.
 
-    The old argument forms (``shape``, ``dim``, ``sparse``, ``time_dim_axis``) belong to the mainline dialect.
+    In a template each dynamic axis has ``dyn_size_ext``: the template of its lengths ``[B]``, int32.
     """
 
     def __init__(
@@ -27,22 +28,41 @@ class Tensor:
         sparse_dim: Dim | None = None,
         feature_dim: Dim | None = None,
         raw_tensor: Any = None,
+        available_for_inference: bool = True,
+        dim_tags: Sequence[Dim] | None = None,
+        **old_form: Any,
     ):
         """
         :param name: for messages
-        :param dims: the axes
+        :param dims: the axes. Without it: the old form
         :param dtype: e.g. "float32"; default "int32" if sparse, else "float32"
         :param sparse_dim: the values are indices into this axis
         :param feature_dim: which axis is the feature axis
         :param raw_tensor: the value. Any: the framework's tensor type
-        :raises ModelError: the number of axes does not fit
+        :param available_for_inference: whether it exists when there are no targets; False: left out in forward
+        :param dim_tags: the same as dims
+        :param old_form: ``dim``, ``shape``, ``sparse``, ... as in ``{"dim": 9}``: [batch, time, 9]; see _old_form.
+            Any: literals of a config
+        :raises ModelError: the number of axes does not fit; unknown arguments; both forms
         """
+        dims = dim_tags if dims is None else dims
+        if old_form and dims is not None and set(old_form) - {"dim", "sparse"}:  # which are tolerated where they fit
+            raise ModelError(f"Tensor {name!r}: dims and {', '.join(old_form)} are both given. Remove the latter.")
+        if old_form:
+            old_dims, sparse_dim = dims_of_old_form(name, old_form, sparse_dim=sparse_dim)
+            dims = old_dims if dims is None else dims
         self.name = name
         self.dims: tuple[Dim, ...] = tuple(dims or ())
         self.dtype = dtype or ("int32" if sparse_dim is not None else "float32")
         self.sparse_dim = sparse_dim
         self.feature_dim = feature_dim
         self.raw_tensor = raw_tensor
+        self.available_for_inference = available_for_inference
+        batch = next((d for d in self.dims if d.is_batch_dim()), None)
+        if batch is not None and raw_tensor is None:
+            for dim in self.dims:
+                if dim.is_dynamic() and dim.dyn_size_ext is None:
+                    dim.dyn_size_ext = Tensor(f"{dim.name or name}:size", [batch], "int32")
         if raw_tensor is not None and len(raw_tensor.shape) != len(self.dims):
             raise ModelError(
                 f"Tensor {name!r}: raw tensor of shape {tuple(raw_tensor.shape)} does not fit to dims {list(self.dims)}."
@@ -64,7 +84,12 @@ class Tensor:
     def copy_template(self, name: str | None = None) -> Tensor:
         """:return: the same without value"""
         return Tensor(
-            name or self.name, self.dims, self.dtype, sparse_dim=self.sparse_dim, feature_dim=self.feature_dim
+            name or self.name,
+            self.dims,
+            self.dtype,
+            sparse_dim=self.sparse_dim,
+            feature_dim=self.feature_dim,
+            available_for_inference=self.available_for_inference,
         )
 
     def copy(self, name: str | None = None) -> Tensor:

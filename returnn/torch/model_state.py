@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,11 +53,12 @@ def model_seed(*, epoch: int, step: int, random_seed: int) -> int:
 def build_model(
     *,
     config: Config,
-    engine: EngineBase,
+    engine: EngineBase | None,
     device: str,
     epoch: int | None,
     filename: str | None,
     options: EngineOptions,
+    get_model_kwargs: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """
     Seed, call get_model, load the checkpoint and the files of preload_from_files, move to the device.
@@ -67,6 +69,7 @@ def build_model(
     :param epoch: training: the first epoch to train; else None: get_model gets epoch and step of the checkpoint
     :param filename: checkpoint, with or without suffix; None: random parameters
     :param options: of the engine
+    :param get_model_kwargs: further arguments for get_model, e.g. of the export. Any: as there
     :raises CheckpointError: the checkpoint is missing, broken, or does not fit
     :raises ModelError: get_model returned something else
     """
@@ -90,7 +93,9 @@ def build_model(
     init_load_run_ctx(device=device, engine=engine, epoch=model_epoch)
     get_model = ModelOptions.from_config(config, needed=("get_model",), used=()).get_model
     assert get_model is not None
-    model = UserFunction(get_model)(epoch=model_epoch, step=model_step, only_if_declared={"device": device})
+    model = UserFunction(get_model)(
+        epoch=model_epoch, step=model_step, only_if_declared={"device": device}, **(get_model_kwargs or {})
+    )
     if not isinstance(model, torch.nn.Module):
         raise ModelError(
             f"get_model ({describe_function(get_model)}) must return a torch.nn.Module, got {type(model).__name__}."
