@@ -393,6 +393,10 @@ class Dataset(SeqOrderMixin, DataInfoMixin, ChildrenMixin):
         """:return: length by which the ordering sorts, without loading data"""
         raise OptionalNotImplementedError(f"{type(self).__name__}.get_estimated_seq_length")
 
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """:return: get_estimated_seq_length of all sequences of the epoch"""
+        return numpy.array([self.get_estimated_seq_length(i) for i in range(self.num_seqs)])
+
     def get_num_timesteps(self) -> int | NumbersDict:
         """:return: number of frames of the epoch, if known"""
         if not self._num_timesteps:

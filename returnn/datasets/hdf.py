@@ -412,6 +412,10 @@ class HDFDataset(CachedDataset):
         """:return: length by which the order sorts"""
         return int(self._reader.lens(self._length_keys[0])[self._require_order()[seq_idx]])
 
+    def get_estimated_seq_lengths(self) -> np.ndarray:
+        """:return: [num_seqs] lengths by which the order sorts"""
+        return self._reader.lens(self._length_keys[0])[self._require_order()]
+
     def _move_block(self, seq_idx: int) -> SeqBlock:
         """
         Read ahead from this sequence on.

@@ -114,7 +114,7 @@ def test_attributes() -> None:
     tags = dataset.get_all_tags()
     assert dataset.tag_idx == {tag: i for i, tag in enumerate(tags)}
     assert dataset.seq_list_original == {"feat": tags, "lab": tags}
-    assert not dataset.have_corpus_seq_idx()
+    assert dataset.have_corpus_seq_idx()
     dataset.init_seq_order(epoch=1, seq_order=[3, 2])
     assert dataset.seq_list_ordered == {"feat": [tags[3], tags[2]], "lab": [tags[3], tags[2]]}
     assert list(dataset.get_current_seq_order()) == [3, 2]

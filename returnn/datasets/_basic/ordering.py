@@ -132,7 +132,7 @@ class SeqOrderMixin:
             where=self._where(),
         )
         if self.unique_seq_tags:
-            order = seq_order_.unique_seqs(order, self.get_all_tags())
+            order = seq_order_.unique_seqs(order, self._get_tags_to_order())
         full_order = order
         order = seq_order_.part_of_order(
             order,
@@ -146,6 +146,10 @@ class SeqOrderMixin:
         if self.seq_tags_filter is not None:
             order = self._filter_order(order, full_order, num_seqs)
         return order
+
+    def _get_tags_to_order(self) -> list[str]:
+        """:return: tags of what get_seq_order_for_epoch puts into order"""
+        return self.get_all_tags()
 
     def check_corpus(self) -> None:
         """

@@ -10,6 +10,7 @@ import numpy as np
 
 from returnn._state import state
 from returnn.datasets._hdf.tag_table import TagTable
+from returnn.datasets._meta.children import dims_of_stream, lens_to_order_by
 from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
     SeqListFile,
@@ -112,7 +113,15 @@ class MetaDataset(CachedDataset2):
         return self.datasets.values()
 
     def _take_dims(self, data_dims: Any) -> None:
-        child_dims = {stream: self._child_dims(stream) for stream in self.data_map}
+        child_dims = {
+            stream: dims_of_stream(
+                self.datasets[key],
+                sub_stream,
+                what=f"data_map[{stream!r}] = {(key, sub_stream)}",
+                where=self._where_text,
+            )
+            for stream, (key, sub_stream) in self.data_map.items()
+        }
         self.num_outputs = child_dims
         if data_dims is not None:
             dims = convert_data_dims(data_dims)
@@ -140,33 +149,13 @@ class MetaDataset(CachedDataset2):
             if sub_stream in labels:
                 self.labels[stream] = labels[sub_stream]
 
-    def _child_dims(self, stream: str) -> Any:
-        """:return: (dim, ndim) or whatever the child has in num_outputs"""
-        key, sub_stream = self.data_map[stream]
-        child = self.datasets[key]
-        outputs = child.num_outputs or {}
-        if sub_stream in outputs:
-            return outputs[sub_stream]
-        try:
-            known = list(child.get_data_keys())
-        except (NotImplementedError, AssertionError):
-            known = sorted(outputs)
-        if sub_stream not in known:
-            raise ConfigError(
-                describe(
-                    f"data_map[{stream!r}]: dataset {key!r} has no stream {sub_stream!r}",
-                    where=self._where_text,
-                    expected=f"one of {known}",
-                    got=sub_stream,
-                )
-            )
-        return child.get_data_dim(sub_stream), 1 + len(child.get_data_shape(sub_stream))
-
     def _warn_about_unused_options(self, data_dtypes: Any) -> None:
         """Once, with the names of the given options that have no effect."""
         unused = ["data_dtypes"] if data_dtypes is not None else []
         if self.seq_order_control_dataset:
             unused += get_order_options(self)
+            if self._random_seed_offset:
+                unused.append("random_seed_offset (for the order)")
             if self._seq_lens_by_tag is not None:
                 unused.append("seq_lens_file (for the order)")
         for key, child in self.datasets.items():
@@ -376,6 +365,10 @@ class MetaDataset(CachedDataset2):
             )
         return self._order
 
+    def have_corpus_seq_idx(self) -> bool:
+        """:return: True. It is the row of the sequence list"""
+        return True
+
     def get_all_tags(self) -> list[str]:
         """:return: tags of the default child for all rows"""
         return self._rows[self.default_dataset_key].to_list()
@@ -456,6 +449,12 @@ class MetaDataset(CachedDataset2):
         if self._seq_lens_by_tag is not None:
             return int(self._lens_of_tag(self.get_tag(seq_idx))["data"])
         return self.datasets[self.default_dataset_key].get_estimated_seq_length(seq_idx)
+
+    def get_estimated_seq_lengths(self) -> np.ndarray:
+        """:return: [num_seqs] lengths in the default child"""
+        if self._seq_lens_by_tag is not None:
+            return super().get_estimated_seq_lengths()
+        return lens_to_order_by(self.datasets[self.default_dataset_key], self.num_seqs)
 
     # Data in bulk
 
