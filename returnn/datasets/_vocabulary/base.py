@@ -14,7 +14,7 @@ import numpy
 from returnn.datasets._vocabulary.files import read_vocab_file
 from returnn.datasets._vocabulary.label_table import LabelTable, ids_from_labels
 from returnn.datasets._vocabulary.special_symbols import SpecialSymbols
-from returnn.errors import DatasetOptionError, LabelError, OptionError, UnknownClassError
+from returnn.errors import DatasetOptionError, LabelError, OptionError, UnknownClassError, UserError
 from returnn.util.kwargs import help_on_type_error_wrong_args
 from returnn.util.markers import NotSpecified
 
@@ -33,7 +33,7 @@ class Vocabulary:
     def __init__(
         self,
         vocab_file: str | os.PathLike[str] | None = None,
-        seq_postfix: Sequence[int] | None = None,
+        seq_postfix: Sequence[int] | numpy.ndarray | None = None,
         unknown_label: str | int | None | type[NotSpecified] = NotSpecified,
         bos_label: str | int | None = None,
         eos_label: str | int | None = None,
@@ -91,7 +91,7 @@ class Vocabulary:
             return read_vocab_file(self.vocab_file)
         return LabelTable.from_list(labels() if callable(labels) else labels or ())
 
-    def _init_checks(self, *, num_labels: int | None, seq_postfix: Sequence[int] | None) -> None:
+    def _init_checks(self, *, num_labels: int | None, seq_postfix: Sequence[int] | numpy.ndarray | None) -> None:
         """Needs self.num_labels, sets self.seq_postfix."""
         if num_labels is not None and num_labels != self.num_labels:
             expected = f"{self.num_labels}, the number of labels of the vocabulary"
@@ -100,7 +100,7 @@ class Vocabulary:
         if seq_postfix is not None and not (is_list and all(self._is_valid_id(idx) for idx in seq_postfix)):
             expected = f"list of ids, each in 0..{self.num_labels - 1}"
             raise OptionError("seq_postfix", expected=expected, got=seq_postfix, where=self._source)
-        self.seq_postfix: list[int] = [int(idx) for idx in seq_postfix or ()]
+        self.seq_postfix: list[int] = [int(idx) for idx in (() if seq_postfix is None else seq_postfix)]
 
     def _is_valid_id(self, idx: object) -> bool:
         return isinstance(idx, (int, numpy.integer)) and not isinstance(idx, bool) and 0 <= int(idx) < self.num_labels
@@ -167,6 +167,8 @@ class Vocabulary:
             vocab_cls = cls
         try:
             return vocab_cls(**opts)
+        except UserError:
+            raise
         except TypeError as exc:
             problem = help_on_type_error_wrong_args(vocab_cls, opts)
             if not problem:

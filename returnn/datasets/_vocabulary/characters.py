@@ -23,7 +23,7 @@ class CharacterTargets(Vocabulary):
     def __init__(
         self,
         vocab_file: str | None = None,
-        seq_postfix: Sequence[int] | None = None,
+        seq_postfix: Sequence[int] | numpy.ndarray | None = None,
         unknown_label: str | int | None = "@",
         **kwargs: Any,
     ) -> None:
@@ -50,7 +50,11 @@ class Utf8ByteTargets(Vocabulary):
     _separator = ""
 
     def __init__(
-        self, seq_postfix: Sequence[int] | None = None, *, unknown_label: str | int | None = None, **kwargs: Any
+        self,
+        seq_postfix: Sequence[int] | numpy.ndarray | None = None,
+        *,
+        unknown_label: str | int | None = None,
+        **kwargs: Any,
     ) -> None:
         """
         :param seq_postfix: bytes that get_seq appends

@@ -25,7 +25,7 @@ class BytePairEncoding(Vocabulary):
         self,
         vocab_file: str | None,
         bpe_file: str | os.PathLike[str],
-        seq_postfix: Sequence[int] | None = None,
+        seq_postfix: Sequence[int] | numpy.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -53,7 +53,7 @@ class SamplingBytePairEncoding(Vocabulary):
         self,
         vocab_file: str | None,
         breadth_prob: float,
-        seq_postfix: Sequence[int] | None = None,
+        seq_postfix: Sequence[int] | numpy.ndarray | None = None,
         label_postfix_merge_symbol: str | None | type[NotSpecified] = NotSpecified,
         word_prefix_symbol: str | None | type[NotSpecified] = NotSpecified,
         **kwargs: Any,
