@@ -52,7 +52,9 @@ def _seq_of_batch(batch: dict[str, Any]) -> Seq:
     return str(tag), {key: numpy.asarray(batch[key])[0] for key in keys if not key.startswith(("num_seqs", "_"))}
 
 
-def assert_same_seqs(seqs: Sequence[Seq], expected: Sequence[Seq], *, same_order: bool = True, data: bool = True) -> None:
+def assert_same_seqs(
+    seqs: Sequence[Seq], expected: Sequence[Seq], *, same_order: bool = True, data: bool = True
+) -> None:
     """:param same_order: else only the same sequences. :param data: compare the data too, not only the tags"""
     if same_order:
         assert [tag for tag, _ in seqs] == [tag for tag, _ in expected]
@@ -61,7 +63,7 @@ def assert_same_seqs(seqs: Sequence[Seq], expected: Sequence[Seq], *, same_order
         seqs, expected = _sorted(seqs), _sorted(expected)
     if not data:
         return
-    for (tag, values), (_, expected_values) in zip(seqs, expected):
+    for (tag, values), (_, expected_values) in zip(seqs, expected, strict=True):
         assert set(values) == set(expected_values), tag
         for key, value in values.items():
             assert value.dtype.kind == expected_values[key].dtype.kind, (tag, key)
@@ -93,6 +95,6 @@ def check_everyday_use(opts: Any, *, random_draws: bool = False, workers: Sequen
             seqs = read_epoch_of_loader(opts, epoch, num_workers)
             assert_same_seqs(seqs, expected, same_order=num_workers <= 1, data=not random_draws)
             by_workers.append(seqs)
-        for num_workers, seqs in zip(workers, by_workers):
+        for num_workers, seqs in zip(workers, by_workers, strict=True):
             assert_same_seqs(seqs, by_workers[0], same_order=num_workers <= 1)
     return epochs
