@@ -1,0 +1,1 @@
+"""Parts of :mod:`returnn.datasets.lm`."""
