@@ -51,6 +51,7 @@ _NAMES: Mapping[str, Any] = {
     "nan": float("nan"),
     "inf": float("inf"),
     "NaN": float("nan"),
+    "Infinity": float("inf"),  # str(Decimal), e.g. a duration in the meta text of an ogg-zip
     "np.nan": float("nan"),
     "np.inf": float("inf"),
     "numpy.nan": float("nan"),
