@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 import numpy
 
+from returnn.util.fs import atomic_write
+
 __all__ = ["Stats"]
 
 
@@ -39,17 +41,19 @@ class Stats:
 
         :param data: [T, ...], e.g. one sequence. Empty blocks count as nothing
         """
-        data = numpy.asarray(data)
+        data = original = numpy.asarray(data)
         if data.shape[0] == 0:
             return
         num_before, num_new = self.total_data_len, data.shape[0]
         num_total = num_before + num_new
+        if data.dtype.kind in "biuf":
+            data = data.astype(numpy.float64, copy=False)  # float32 would lose digits in sums over many frames
         new_mean = numpy.mean(data, axis=0)
         new_var = numpy.mean((data - new_mean) ** 2, axis=0)
         delta = new_mean - self.mean
         self.var = (self.var * num_before + new_var * num_new + delta**2 * num_before * num_new / num_total) / num_total
         self.mean = self.mean + (numpy.sum(data, axis=0) - self.mean * num_new) / num_total
-        new_min, new_max = numpy.min(data, axis=0), numpy.max(data, axis=0)
+        new_min, new_max = numpy.min(original, axis=0), numpy.max(original, axis=0)
         self.min = new_min if self.min is None else numpy.minimum(self.min, new_min)
         self.max = new_max if self.max is None else numpy.maximum(self.max, new_max)
         self.total_data_len = num_total
@@ -101,23 +105,23 @@ class Stats:
         :param output_file_prefix: if given, also write ``<prefix>.mean.txt`` and ``<prefix>.std_dev.txt``
             by ``numpy.savetxt``, one value per line
         :param stream: gets the statistics as text; default is standard output
-        :param stream_prefix: of each line
+        :param stream_prefix: of the first line
         """
         stream = stream or sys.stdout
         print(f"{stream_prefix}Stats:", file=stream)
         if self.num_seqs != self.total_data_len:
             print(
-                f"{stream_prefix}  {self.num_seqs} seqs, {self.total_data_len} total frames,"
+                f"  {self.num_seqs} seqs, {self.total_data_len} total frames,"
                 f" {self.total_data_len / max(self.num_seqs, 1):f} average frames",
                 file=stream,
             )
         else:
-            print(f"{stream_prefix}  {self.num_seqs} seqs", file=stream)
-        print(f"{stream_prefix}  Mean: {self._format(self.get_mean())}", file=stream)
-        print(f"{stream_prefix}  Std dev: {self._format(self.get_std_dev())}", file=stream)
-        print(f"{stream_prefix}  Min/max: {self._format(self.min)} / {self._format(self.max)}", file=stream)
+            print(f"  {self.num_seqs} seqs", file=stream)
+        print(f"  Mean: {self._format(self.get_mean())}", file=stream)
+        print(f"  Std dev: {self._format(self.get_std_dev())}", file=stream)
+        print(f"  Min/max: {self._format(self.min)} / {self._format(self.max)}", file=stream)
         if output_file_prefix:
+            print(f"  Write mean/std-dev to {output_file_prefix}.(mean|std_dev).txt.", file=stream)
             for name, value in (("mean", self.get_mean()), ("std_dev", self.get_std_dev())):
-                filename = f"{output_file_prefix}.{name}.txt"
-                print(f"{stream_prefix}Write {name} to {filename}", file=stream)
-                numpy.savetxt(filename, numpy.atleast_1d(value))
+                with atomic_write(f"{output_file_prefix}.{name}.txt", "wb") as file:
+                    numpy.savetxt(file, numpy.atleast_1d(value))

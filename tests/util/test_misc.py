@@ -175,7 +175,9 @@ def test_stats_dump_and_order(tmp_path: Path) -> None:
     numpy.testing.assert_allclose(stats.get_std_dev(), data.std(axis=0), rtol=1e-12)
     stream = io.StringIO()
     stats.dump(output_file_prefix=str(tmp_path / "s"), stream=stream, stream_prefix="> ")
-    assert all(line.startswith("> ") for line in stream.getvalue().splitlines())
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["> Stats:", "  3 seqs, 36 total frames, 12.000000 average frames"]
+    assert lines[-1] == f"  Write mean/std-dev to {tmp_path / 's'}.(mean|std_dev).txt."
     numpy.testing.assert_array_equal(numpy.loadtxt(tmp_path / "s.mean.txt"), stats.get_mean())
     numpy.testing.assert_array_equal(numpy.loadtxt(tmp_path / "s.std_dev.txt"), stats.get_std_dev())
     stats = Stats(format_str=".1f")

@@ -1,0 +1,1 @@
+"""What the tools for datasets do; their command lines are in tools/."""
