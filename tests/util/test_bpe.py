@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from returnn.errors import DataFileError, DatasetError, NotSupportedError, OptionError
 from returnn.util import bpe
+from returnn.util._bpe import sampling, standard
 from returnn.util.bpe import (
     BpeOpts,
     CharSyncSearch,
@@ -131,6 +133,11 @@ def test_search_edge_cases() -> None:
     assert DepthFirstSearch(_tree(), "").search() is None
     assert CharSyncSearch(_tree(), "xxcat", 2).search() == CharSyncSearch(_tree(), "cat").search()
     # Exponentially many partial segmentations without a solution.
+    labels = ["a@@", "aa@@", "a"]
+    for prob in (0.0, 0.5, 1.0):
+        encoder = SamplingBytePairEncoder(labels, prob, numpy.random.RandomState(1))
+        assert encoder.get_bpe_split_for_word("a" * 200 + "x") is None
+        assert _joined(encoder.get_bpe_split_for_word("a" * 200)) == "a" * 200
     assert DepthFirstSearch(_tree(["a@@", "aa@@", "a"]), "a" * 200 + "x").search() is None
 
 
@@ -182,11 +189,52 @@ def test_all_occurrences_are_merged_without_overlap(tmp_path: Path) -> None:
     assert encoder.segment_sentence("aaab") == ["aa@@", "a@@", "b"]
 
 
+def _plain_encode(ranks: dict[tuple[str, str], int], symbols: list[str]) -> list[str]:
+    """The algorithm as spec 05 section 3.6 describes it."""
+    while len(symbols) > 1:
+        pairs = [pair for pair in zip(symbols, symbols[1:], strict=False) if pair in ranks]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: ranks[pair])
+        result: list[str] = []
+        while symbols:
+            num = 2 if tuple(symbols[:2]) == best else 1
+            result.append("".join(symbols[:num]))
+            symbols = symbols[num:]
+        symbols = result
+    return symbols
+
+
+_SYMBOL = st.text("ab", min_size=1, max_size=3)
+_CODES_LINE = st.tuples(_SYMBOL, _SYMBOL, st.booleans())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_CODES_LINE, max_size=15), st.text("ab", min_size=2, max_size=14), st.booleans())
+def test_merges_as_described(lines: list[tuple[str, str, bool]], word: str, old_version: bool) -> None:
+    # Also codes that no training would give: a pair before the pairs of which it consists.
+    pairs = [(a, b + "</w>" * end) for a, b, end in lines]
+    with tempfile.TemporaryDirectory() as folder:
+        header = "" if old_version else "#version: 0.2\n"
+        encoder = StandardBytePairEncoder(_codes(Path(folder), header + "".join(f"{a} {b}\n" for a, b in pairs)))
+    ranks = {pair: i for i, pair in reversed(list(enumerate(pairs)))}
+    expected = _plain_encode(ranks, [*word, "</w>"] if old_version else [*word[:-1], word[-1] + "</w>"])
+    expected = [x for x in (symbol.removesuffix("</w>") for symbol in expected) if x]
+    assert encoder.segment_sentence(word) == [x + "@@" for x in expected[:-1]] + expected[-1:]
+
+
 def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "_MAX_CACHED_WORDS", 3)
-    encoder = StandardBytePairEncoder(str(_DIR / "demo.v2.codes"))
+    monkeypatch.setattr(standard, "_MAX_CACHED_WORDS", 3)
+    encoder: Any = StandardBytePairEncoder(str(_DIR / "demo.v2.codes"))
     encoder.segment_sentence(" ".join(f"w{i}" for i in range(10)))
-    assert len(encoder._cache) <= 3
+    assert encoder._cached.cache_info().currsize == 3
+    assert "_cached" not in encoder.__getstate__()
+    monkeypatch.setattr(sampling, "_MAX_CACHED_WORDS", 3)
+    sampler: Any = SamplingBytePairEncoder(_VOCAB, 0.0, numpy.random.RandomState(0), "<unk>")
+    sampler.segment_sentence("cat that rat sat the hat")
+    assert sampler._cached.cache_info().currsize == 3
+    sampler.get_bpe_split_for_word("cat").clear()
+    assert sampler.get_bpe_split_for_word("cat") == ["cat"]
 
 
 @pytest.mark.parametrize(

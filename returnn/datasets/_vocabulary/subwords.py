@@ -4,8 +4,10 @@ Vocabularies of byte pair encoding: with merges of a codes file, or with random 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -16,6 +18,9 @@ from returnn.util.bpe import BpeOpts, BpePostMergeSymbol, SamplingBytePairEncode
 from returnn.util.markers import NotSpecified
 
 __all__ = ["BytePairEncoding", "SamplingBytePairEncoding"]
+
+# About 20 MB.
+_MAX_CACHED_WORDS = 100_000
 
 
 class BytePairEncoding(Vocabulary):
@@ -37,13 +42,27 @@ class BytePairEncoding(Vocabulary):
         super().__init__(vocab_file, seq_postfix, **kwargs)
         self.bpe = StandardBytePairEncoder(os.fspath(bpe_file), labels=self._vocab)
 
+    @functools.cached_property
+    def _ids_of_word(self) -> Callable[[str], list[int]]:
+        """Remembers the words used last. The lists are not to be changed."""
+        return functools.lru_cache(maxsize=_MAX_CACHED_WORDS)(self._compute_ids_of_word)
+
+    def _compute_ids_of_word(self, word: str) -> list[int]:
+        return self.get_seq_indices(self.bpe.encode_word(word))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the cache of words. Any: attributes."""
+        return {name: value for name, value in vars(self).items() if name != "_ids_of_word"}
+
     def get_seq(self, sentence: str) -> list[int]:
         """
         :param sentence: words separated by whitespace
         :return: ids of the pieces, with seq_postfix
         :raises LabelError: (also KeyError) a piece is not in the vocabulary, and no unknown_label
         """
-        return self.get_seq_indices(self.bpe.segment_sentence(sentence)) + self.seq_postfix
+        if "$" in sentence:  # maybe a category, which is more than one word
+            return self.get_seq_indices(self.bpe.segment_sentence(sentence)) + self.seq_postfix
+        return [*itertools.chain.from_iterable(map(self._ids_of_word, sentence.split())), *self.seq_postfix]
 
 
 class SamplingBytePairEncoding(Vocabulary):

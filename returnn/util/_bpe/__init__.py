@@ -1,0 +1,1 @@
+"""Implementation of byte pair encoding; public in ``returnn.util.bpe``."""
