@@ -41,7 +41,7 @@ _BY_MODULE = {
     "audio": "OggZipDataset",
     "lm": "LmDataset TranslationDataset TranslationFactorsDataset ConfusionNetworkDataset",
     "text_dict": "TextDictDataset",
-    "meta": "MetaDataset CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset ChunkShuffleDataset"
+    "meta": "MetaDataset CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset"
     " AnythingDataset VariableDataset MultiEpochDataset",
     "multi_proc": "MultiProcDataset",
     "postprocessing": "PostprocessingDataset",
@@ -60,6 +60,7 @@ DATASET_CLASS_MODULES: dict[str, str] = {
 }
 _SPRINT = "it needs a RASR/Sprint process, which is not supported. Convert the data to HDF and use HDFDataset"
 _REFUSED = {
+    "ChunkShuffleDataset": "it could never be read in any version. Use the config option 'chunking' of the data pipeline",
     "ExternSprintDataset": _SPRINT,
     "SprintCacheDataset": _SPRINT,
     "SprintDatasetBase": _SPRINT,

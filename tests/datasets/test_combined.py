@@ -37,7 +37,7 @@ def _opts_of_case(case: dict[str, Any]) -> dict[str, Any]:
     return opts
 
 
-def _check_bulk(dataset: Dataset, seqs: list[tuple[str, dict[str, np.ndarray]]]) -> None:
+def check_bulk(dataset: Dataset, seqs: list[tuple[str, dict[str, np.ndarray]]]) -> None:
     assert dataset.supports_bulk()
     idxs = np.random.RandomState(1).permutation(len(seqs))
     keys = dataset.get_data_keys()
@@ -71,4 +71,4 @@ def test_golden_orders(case: str, pickled: bool) -> None:
                 assert tag == expected_seq["tag"]
                 assert {key: list(value.shape) for key, value in data.items()} == expected_seq["shapes"]
                 assert {key: float(value.sum()) for key, value in data.items()} == expected_seq["sums"]
-        _check_bulk(dataset, seqs)
+        check_bulk(dataset, seqs)

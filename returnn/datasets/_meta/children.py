@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from returnn._state import state
-from returnn.datasets._meta.options import get_order_options
 from returnn.datasets._meta.seq_rows import get_tag_table
 from returnn.datasets.basic import Dataset, init_dataset
 from returnn.errors import ConfigError, DatasetError, describe
@@ -23,7 +22,7 @@ __all__ = [
     "tags_of_epoch",
     "lens_to_order_by",
     "init_child_by_positions",
-    "warn_about_unused_order_options",
+    "warn_about_unused_options",
 ]
 
 #: What init_dataset takes. Any: options have many types; the function returns a dict or dataset.
@@ -179,17 +178,16 @@ def init_child_by_positions(
     child.init_seq_order(epoch=epoch, seq_order=corpus_idxs_of_epoch(child, num_seqs)[positions])
 
 
-def warn_about_unused_order_options(dataset: Dataset, names: Sequence[str] | None = None, *, reason: str) -> None:
+def warn_about_unused_options(dataset: Dataset, names: Sequence[str], *, reason: str) -> None:
     """
     Say once which options have no effect.
 
     :param dataset: whose options
-    :param names: which; None: all about the order that are not neutral
+    :param names: which; may be empty
     :param reason: why
     """
-    unused = get_order_options(dataset) if names is None else list(names)
-    if unused and not state.in_worker:
+    if names and not state.in_worker:
         print(
-            f"Warning: {type(dataset).__name__} {dataset.name!r}: no effect of {', '.join(unused)}: {reason}.",
+            f"Warning: {type(dataset).__name__} {dataset.name!r}: no effect of {', '.join(names)}: {reason}.",
             file=log.v2,
         )

@@ -17,7 +17,7 @@ from returnn.datasets._meta.children import (
     lens_to_order_by,
     make_child,
     tags_of_epoch,
-    warn_about_unused_order_options,
+    warn_about_unused_options,
 )
 from returnn.datasets._meta.interleave import (
     ON_DEMAND_ORDERINGS,
@@ -213,11 +213,11 @@ class CombinedDataset(UnionDataset):
         if self.seq_ordering == "interleave":
             self._check_no_parts("interleave")
         elif scale is not None:
-            warn_about_unused_order_options(
+            warn_about_unused_options(
                 self, ["interleave_gumbel_scale"], reason=f'seq_ordering is "{self.seq_ordering}", not "interleave"'
             )
         if self.seq_ordering in _BY_CHILD and self._seq_order_seq_lens_file:
-            warn_about_unused_order_options(
+            warn_about_unused_options(
                 self, ["seq_order_seq_lens_file"], reason=f'seq_ordering "{self.seq_ordering}" uses no lengths'
             )
 

@@ -231,6 +231,8 @@ class UnionDataset(CachedDataset2):
         return (int(child_of_seq[seq_idx]), int(pos_of_seq[seq_idx])) if seq_idx < len(child_of_seq) else None
 
     def _load_seqs(self, start: int, end: int) -> None:
+        if not self._has_order:
+            raise DatasetError(self._describe("the order of the epoch is not known", todo="Call init_seq_order first"))
         if self._num_seqs is not None:
             end = min(end, max(start, self._num_seqs))
         super()._load_seqs(start, end)
