@@ -47,7 +47,7 @@ class ExtractAudioFeatures:
         raw_ogg_opts: Mapping[str, Any] | None = None,
         pre_process: Callable[..., numpy.ndarray] | None = None,
         post_process: Callable[..., numpy.ndarray] | None = None,
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         num_channels: int | None = None,
         peak_normalization: bool = True,
         preemphasis: float | None = None,
@@ -93,15 +93,17 @@ class ExtractAudioFeatures:
         )
         if self.with_delta >= DELTA_WIDTH:
             raise OptionError("with_delta", expected=f"bool or int < {DELTA_WIDTH}", got=with_delta, where=_WHERE)
-        self.sample_rate = None if sample_rate is None else _checked_count("sample_rate", sample_rate)
+        self.sample_rate = None if sample_rate is None else _checked_number("sample_rate", sample_rate, minimum=0.0)
         self.num_channels = None if num_channels is None else _checked_count("num_channels", num_channels)
         if num_channels is not None and features != RAW:
             raise OptionError(
                 "num_channels", expected='None with features other than "raw"', got=num_channels, where=_WHERE
             )
-        self.peak_normalization = peak_normalization
-        self.preemphasis = None if preemphasis is None else _checked_number("preemphasis", preemphasis)
-        self.join_frames = None if join_frames is None else _checked_count("join_frames", join_frames)
+        if peak_normalization not in (True, False, None):
+            raise OptionError("peak_normalization", expected="bool", got=peak_normalization, where=_WHERE)
+        self.peak_normalization = bool(peak_normalization)
+        self.preemphasis = _checked_number("preemphasis", preemphasis) if preemphasis else None
+        self.join_frames = _checked_count("join_frames", join_frames) if join_frames else None
         self.random_state = random_state
         self.pre_process = _checked_function("pre_process", pre_process)
         self.post_process = _checked_function("post_process", post_process)
@@ -187,7 +189,7 @@ class ExtractAudioFeatures:
         if self.preemphasis:
             apply_preemphasis(audio, self.preemphasis)
         if self.peak_normalization:
-            normalize_peak(audio)
+            normalize_peak(audio, where=where)
         if self._random_permutation is not None:
             audio = self._random_permutation(audio, sample_rate, random_state=self.random_state, where=where)
         if self.pre_process is not None:
@@ -211,7 +213,7 @@ class ExtractAudioFeatures:
                 describe(
                     "The audio has another sample rate than the option says; currently no conversion implemented",
                     where=where,
-                    expected=f"{self.sample_rate} Hz",
+                    expected=f"{self.sample_rate:g} Hz",
                     got=sample_rate,
                     todo="Convert the files (e.g. bliss-to-ogg-zip.py --ffmpeg_resample), or change audio: sample_rate",
                 )

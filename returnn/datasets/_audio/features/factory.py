@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -65,13 +64,12 @@ def make_feature_function(
             )
         )
     if not isinstance(features, str) or features not in _FEATURE_OPTIONS:
-        close = difflib.get_close_matches(str(features), _FEATURE_OPTIONS, n=1)
         raise OptionError(
             "features",
             expected=f"one of {list(_FEATURE_OPTIONS)}, or a function",
             got=features,
             where=_WHERE,
-            todo=f"non-supported feature type {features!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            todo=f"non-supported feature type {features!r}",
         )
     allowed = _FEATURE_OPTIONS[features]
     unknown = [key for key in feature_options if key not in allowed]
@@ -99,7 +97,8 @@ def make_feature_function(
     return (LogMel if features == "log_mel_filterbank" else LogLogMel)(**options, **feature_options)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
+    # Any: of an option
     return isinstance(value, (int, float, numpy.number)) and not isinstance(value, bool)
 
 
@@ -110,7 +109,7 @@ def _check_values(features: str, feature_options: Mapping[str, Any], *, dim: int
         "fmin": ("Hz >= 0", lambda value: _is_number(value) and value >= 0),
         "fmax": ("Hz > 0, or None", lambda value: value is None or (_is_number(value) and value > 0)),
         "min_amp": ("number > 0", lambda value: _is_number(value) and value > 0),
-        "n_mels": ("int > 0", lambda value: isinstance(value, (int, numpy.integer)) and value > 0),
+        "n_mels": ("int > 0", lambda value: isinstance(value, (int, numpy.integer)) and bool(value > 0)),
     }
     for key, value in feature_options.items():
         expected, is_valid = rules[key]

@@ -114,7 +114,7 @@ def subtract_mean(features: numpy.ndarray, norm: NormValue) -> numpy.ndarray:
     if mean is None:
         if not len(features):
             return features
-        mean = numpy.mean(features, axis=0, dtype=numpy.float64).astype(numpy.float32)
+        mean = numpy.asarray(numpy.mean(features, axis=0, dtype=numpy.float64), dtype=numpy.float32)
     return features - mean
 
 
@@ -128,6 +128,5 @@ def divide_by_std_dev(features: numpy.ndarray, norm: NormValue) -> numpy.ndarray
     if std_dev is None:
         if not len(features):
             return features
-        std_dev = numpy.std(features, axis=0, dtype=numpy.float64).astype(numpy.float32)
-        std_dev = numpy.maximum(std_dev, numpy.float32(MIN_STD_DEV))
+        std_dev = numpy.maximum(numpy.std(features, axis=0, dtype=numpy.float64), MIN_STD_DEV).astype(numpy.float32)
     return features / std_dev

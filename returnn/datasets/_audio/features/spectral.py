@@ -19,6 +19,8 @@ __all__ = ["SpectralFeatures", "LogMel", "LogLogMel", "DbMel", "Mfcc", "LinearSp
 _DB = 10 / math.log(10)
 #: values which are less by this than the largest one of the sequence are raised, in dB
 _TOP_DB = 80.0
+#: frames that are converted to float64 at once
+_FRAMES_OF_DCT = 512
 
 
 class SpectralFeatures(abc.ABC):
@@ -218,7 +220,7 @@ class Mfcc(_MelFeatures):
         mels = (numpy.arange(self.n_mels) + 0.5)[:, None]
         dct = numpy.cos(numpy.pi / self.n_mels * mels * numpy.arange(self.dim)) * math.sqrt(2 / self.n_mels)
         dct[:, 0] *= math.sqrt(0.5)
-        self._dct = dct.astype(numpy.float32)
+        self._dct = dct
 
     def __call__(self, audio: numpy.ndarray, sample_rate: int, *, where: str) -> numpy.ndarray:
         """See the base class."""
@@ -228,7 +230,11 @@ class Mfcc(_MelFeatures):
             _log_in_place(powers, minimum=1e-10, factor=_DB)
             numpy.einsum("tn,tn->t", frames, frames, out=energies[block])
         numpy.maximum(mels, mels.max() - _TOP_DB, out=mels)
-        result = mels @ self._dct
+        result = numpy.empty((len(mels), self.dim), dtype=numpy.float32)
+        for start in range(0, len(mels), _FRAMES_OF_DCT):
+            # In float64, because the terms have both signs: in float32 the error can be 2e-4.
+            block = slice(start, start + _FRAMES_OF_DCT)
+            result[block] = mels[block].astype(numpy.float64) @ self._dct
         result[:, 0] = numpy.sqrt(energies / self._window_samples(sample_rate))
         return result
 

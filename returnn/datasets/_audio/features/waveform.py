@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import IO
 
 import numpy
@@ -12,7 +13,7 @@ from returnn.util.optional_import import optional_import
 __all__ = ["decode_audio", "apply_preemphasis", "normalize_peak"]
 
 #: samples that are handled at once, so that intermediate results stay in the cache of the CPU
-_BLOCK_SAMPLES = 1 << 15
+_BLOCK_SAMPLES = 1 << 14
 
 
 def decode_audio(
@@ -53,18 +54,32 @@ def apply_preemphasis(audio: numpy.ndarray, factor: float) -> None:
     # From the end, because each block needs the old value before it.
     for end in range(len(audio), 1, -_BLOCK_SAMPLES):
         start = max(1, end - _BLOCK_SAMPLES)
-        part = numpy.multiply(audio[start - 1 : end - 1], -factor, dtype=numpy.float64)
-        part += audio[start:end]
-        audio[start:end] = part
+        old = audio[start - 1 : end].astype(numpy.float64)
+        new = old[:-1] * -factor
+        new += old[1:]
+        audio[start:end] = new
 
 
-def normalize_peak(audio: numpy.ndarray) -> None:
+def normalize_peak(audio: numpy.ndarray, *, where: str) -> None:
     """
     Scale such that the largest absolute value, over all channels, is 1. Silence stays as it is.
 
     :param audio: any shape, changed in place
+    :param where: the sequence, for error texts
+    :raises DataFileError: there is an infinite value or NaN
     """
-    if audio.size:
-        peak = float(max(audio.max(), -audio.min()))
-        if peak != 0:
-            audio /= peak
+    if not audio.size:
+        return
+    peak = float(max(audio.max(), -audio.min()))
+    if not math.isfinite(peak):
+        raise DataFileError(
+            describe(
+                "The audio cannot be normalized",
+                where=where,
+                expected="finite samples",
+                got=peak,
+                todo="The file has samples of type float, and is broken",
+            )
+        )
+    if peak != 0:
+        audio /= peak
