@@ -4,7 +4,11 @@ Text datasets: :class:`LmDataset`, :class:`TranslationDataset` and what belongs 
 
 from __future__ import annotations
 
+from returnn.datasets._lm.allophones import AllophoneState, StateTying
 from returnn.datasets._lm.corpus_files import _is_bliss, _iter_bliss, _iter_txt, iter_corpus, read_corpus
+from returnn.datasets._lm.lexicon import Lexicon
+from returnn.datasets._lm.lm_dataset import LmDataset
+from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
 from returnn.datasets._lm.translation import TranslationDataset, TranslationFactorsDataset
 from returnn.datasets.util.cleaners import (
     basic_cleaners,
@@ -23,8 +27,13 @@ from returnn.datasets.util.cleaners import (
 from returnn.datasets.util.post_processing import get_post_processor_function
 
 __all__ = [
+    "LmDataset",
     "TranslationDataset",
     "TranslationFactorsDataset",
+    "AllophoneState",
+    "Lexicon",
+    "StateTying",
+    "PhoneSeqGenerator",
     "iter_corpus",
     "read_corpus",
     "_is_bliss",

@@ -53,18 +53,16 @@ def _is_bliss(filename: str) -> bool:
     return False
 
 
-def read_lines(filename: str, *, skip_empty_lines: bool = True, limit: int | None = None) -> TextLines:
+def read_lines(filename: str, *, skip_empty_lines: bool = True) -> TextLines:
     """
     :param filename: Bliss XML or text lines, plain or compressed by gzip
     :param skip_empty_lines: drop empty lines of text. Segments of a Bliss corpus without text are kept
-    :param limit: take only that many lines or segments
     :return: all texts
     :raises DataFileError: missing, or broken
     """
     if _is_bliss(filename):
-        orths = (segment.orth for i, segment in enumerate(iter_segments(filename)) if limit is None or i < limit)
-        return TextLines.from_texts(orths, name=filename)
-    return TextLines.from_file(filename, keep_empty=not skip_empty_lines, limit=limit)
+        return TextLines.from_texts((segment.orth for segment in iter_segments(filename)), name=filename)
+    return TextLines.from_file(filename, keep_empty=not skip_empty_lines)
 
 
 def _iter_bliss(filename: str, callback: Callable[[str], object]) -> None:

@@ -62,16 +62,15 @@ class TextLines:
         self._has_newlines = has_newlines
 
     @classmethod
-    def from_file(cls, filename: str, *, keep_empty: bool = False, limit: int | None = None) -> TextLines:
+    def from_file(cls, filename: str, *, keep_empty: bool = False) -> TextLines:
         """
         :param filename: plain text or compressed by gzip
         :param keep_empty: keep lines of white space only, as empty lines
-        :param limit: take only that many lines of the file
         :raises DataFileError: missing, or broken
         """
         buffer = _read_buffer(filename)
         view = numpy.frombuffer(buffer, dtype=numpy.uint8)
-        starts, ends = _find_lines(view, limit)
+        starts, ends = _find_lines(view)
         if len(starts) and buffer[:3] == _BOM:
             starts[0] = 3
         latin1 = _find_latin1(buffer, starts, ends)
@@ -167,26 +166,17 @@ def _read_buffer(filename: str) -> bytes | mmap.mmap:
         raise DataFileError(f"Cannot read the text file {filename!r}: {reason}. Check the path and the file.") from exc
 
 
-def _find_lines(view: numpy.ndarray, limit: int | None) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _find_lines(view: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
     """
     :param view: uint8, the text
-    :param limit: of the number of lines
     :return: int64 starts, ends
     """
-    parts = []
-    count = 0
-    for pos in range(0, len(view), _CHUNK_BYTES):
-        found = numpy.flatnonzero(view[pos : pos + _CHUNK_BYTES] == _NEWLINE) + pos
-        parts.append(found)
-        count += len(found)
-        if limit is not None and count >= limit:
-            break
-    else:
-        if len(view) and view[-1] != _NEWLINE:
-            parts.append(numpy.array([len(view)]))
+    parts = [
+        numpy.flatnonzero(view[pos : pos + _CHUNK_BYTES] == _NEWLINE) + pos for pos in range(0, len(view), _CHUNK_BYTES)
+    ]
+    if len(view) and view[-1] != _NEWLINE:
+        parts.append(numpy.array([len(view)]))
     ends = numpy.concatenate(parts).astype(numpy.int64) if parts else numpy.zeros(0, dtype=numpy.int64)
-    if limit is not None:
-        ends = ends[:limit]
     starts = numpy.zeros_like(ends)
     starts[1:] = ends[:-1] + 1
     return starts, ends

@@ -1,0 +1,475 @@
+"""
+LmDataset: sequences of class indices from the texts of corpus files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy
+
+from returnn.datasets._lm.lm_corpus import LmCorpus
+from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
+from returnn.datasets._lm.symbol_files import labels_of_symbols, load_replace_map, load_symbol_list, load_symbol_map
+from returnn.datasets._lm.text_encoder import InvalidText, SymbolEncoder
+from returnn.datasets.basic import DatasetSeq
+from returnn.datasets.cached2 import CachedDataset2
+from returnn.datasets.seq_order import SeqOrder
+from returnn.datasets.util.post_processing import get_post_processor_function
+from returnn.datasets.util.vocabulary import Vocabulary
+from returnn.errors import DatasetError, DatasetOptionError
+from returnn.log import log
+from returnn.util.cache_manager import cf
+
+__all__ = ["LmDataset"]
+
+_MAX_INT8_LABELS = 128
+FileNames = str | os.PathLike[str] | Sequence[str]
+
+
+class LmDataset(CachedDataset2):
+    """
+    Each line of a text file, or each segment of a Bliss corpus, is one sequence: "data" are the indices of its characters,
+    words, labels of a vocabulary, or phonemes. The tags are ``line-N``, counted over all files, from 0, without the
+    dropped empty lines.
+
+    The files are indexed at the first use and mapped into memory; texts are converted when they are asked for.
+    """
+
+    def __init__(
+        self,
+        corpus_file: FileNames | Callable[[], FileNames],
+        skip_empty_lines: bool = True,
+        orth_symbols_file: str | None = None,
+        orth_symbols_map_file: str | None = None,
+        orth_replace_map_file: str | None = None,
+        word_based: bool = False,
+        word_end_symbol: str | None = None,
+        seq_end_symbol: str | None = "[END]",
+        unknown_symbol: str | None = "[UNKNOWN]",
+        parse_orth_opts: Mapping[str, Any] | None = None,
+        phone_info: Mapping[str, Any] | None = None,
+        add_random_phone_seqs: int = 0,
+        auto_replace_unknown_symbol: bool = False,
+        log_auto_replace_unknown_symbols: int = 10,
+        log_skipped_seqs: int = 10,
+        error_on_invalid_seq: bool = True,
+        add_delayed_seq_data: bool = False,
+        delayed_seq_data_start_symbol: str = "[START]",
+        *,
+        use_cache_manager: bool = False,
+        seq_list_file: str | Sequence[str] | None = None,
+        orth_vocab: Mapping[str, Any] | Vocabulary | None = None,
+        orth_post_process: Any = None,
+        dtype: str | None = None,
+        tag_prefix: str = "line-",
+        random_state_per_seq: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Exactly one of orth_symbols_file, orth_symbols_map_file, orth_vocab and phone_info defines the data.
+
+        :param corpus_file: Bliss XML or text lines, ``.gz`` or not; one, or several to be concatenated, or a function
+            that gives these
+        :param skip_empty_lines: drop empty lines of text files
+        :param orth_symbols_file: one symbol per line
+        :param orth_symbols_map_file: symbol -> index: pickled dict, Python dict as text, or lines ``<symbol> <index>``
+        :param orth_replace_map_file: JSON dict symbol -> replacement
+        :param word_based: the symbols are words, else characters
+        :param word_end_symbol: with characters: this symbol after each word, instead of blanks
+        :param seq_end_symbol: symbol after each sequence; None: none
+        :param unknown_symbol: see auto_replace_unknown_symbol
+        :param parse_orth_opts: for :func:`returnn.util.basic.parse_orthography`
+        :param phone_info: options of :class:`PhoneSeqGenerator`
+        :param add_random_phone_seqs: with phone_info: that many more data keys "random0", ... with random phonemes
+        :param auto_replace_unknown_symbol: replace unknown symbols by unknown_symbol, or by nothing if that is None
+        :param log_auto_replace_unknown_symbols: log that many of these
+        :param log_skipped_seqs: log that many of the sequences skipped
+        :param error_on_invalid_seq: a text with unknown symbols is an error, else it is skipped
+        :param add_delayed_seq_data: one more data key "delayed": the same, but shifted by one
+        :param delayed_seq_data_start_symbol: its first symbol
+        :param use_cache_manager: read local copies, made by :func:`returnn.util.basic.cf`
+        :param seq_list_file: tags of the sequences, one per line: one file, or one for each corpus file
+        :param orth_vocab: vocabulary, or its options. No end symbol is added
+        :param orth_post_process: changes each text first, see :func:`get_post_processor_function`. Any: as there
+        :param dtype: of the data. Default int8 up to 128 labels, else int32
+        :param tag_prefix: of the tags
+        :param random_state_per_seq: random draws depend on the sequence only. False: one stream per epoch, as the peers;
+            the data then depend on the number of workers. None: as the reader of the dataset wants it
+        :param kwargs: see Dataset. Any: each has its own type
+        :raises DatasetOptionError: invalid options
+        :raises DataFileError: a file is missing or broken
+        """
+        super().__init__(**kwargs)
+        self.corpus_file = corpus_file
+        self.skip_empty_lines = skip_empty_lines
+        self.orth_symbols_file = orth_symbols_file
+        self.orth_symbols_map_file = orth_symbols_map_file
+        self.orth_replace_map_file = orth_replace_map_file
+        self.word_based = word_based
+        self.word_end_symbol = word_end_symbol
+        self.seq_end_symbol = seq_end_symbol
+        self.unknown_symbol = unknown_symbol
+        self.parse_orth_opts = dict(parse_orth_opts or {})
+        self.phone_info = dict(phone_info) if phone_info is not None else None
+        self.add_random_phone_seqs = add_random_phone_seqs
+        self.auto_replace_unknown_symbol = auto_replace_unknown_symbol
+        self.log_auto_replace_unknown_symbols = log_auto_replace_unknown_symbols
+        self.log_skipped_seqs = log_skipped_seqs
+        self.error_on_invalid_seq = error_on_invalid_seq
+        self.add_delayed_seq_data = add_delayed_seq_data
+        self.delayed_seq_data_start_symbol = delayed_seq_data_start_symbol
+        self.use_cache_manager = use_cache_manager
+        self.seq_list_file = seq_list_file
+        self.orth_vocab: Vocabulary | None = None
+        self._orth_vocab = orth_vocab
+        self.orth_post_process = orth_post_process
+        self.dtype = dtype
+        self.tag_prefix = tag_prefix
+        self.random_state_per_seq = random_state_per_seq
+        self.seq_gen: PhoneSeqGenerator | None = None
+        self.orth_symbols_map: dict[str, int] = {}
+        self._encoder: SymbolEncoder | None = None
+        self._check_which_labels()
+        self._post_process = get_post_processor_function(orth_post_process) if orth_post_process else None
+        self.labels["data"] = self._init_labels()
+        self._init_data_info()
+        self._corpus: LmCorpus | None = None
+        self._text_lens: numpy.ndarray | None = None
+        self._order: SeqOrder | None = None
+        self._next_in_order = 0
+        self._next_seq_idx = 0
+        self._num_skipped = 0
+        self._raise_on_invalid = error_on_invalid_seq
+
+    # ---- options
+
+    def _check_which_labels(self) -> None:
+        given = {
+            "orth_vocab": self._orth_vocab,
+            "orth_symbols_file": self.orth_symbols_file,
+            "orth_symbols_map_file": self.orth_symbols_map_file,
+            "phone_info": self.phone_info,
+        }
+        names = [name for name, value in given.items() if value is not None]
+        if not names:
+            raise DatasetOptionError(f"LmDataset: need {' or '.join(given)} ({self._where()}).")
+        if len(names) > 1:
+            raise DatasetOptionError(f"{self._where()}: give only one of the options {', '.join(names)}.")
+        if self._orth_vocab is not None and (
+            self.parse_orth_opts
+            or self.auto_replace_unknown_symbol
+            or self.orth_replace_map_file
+            or self.word_end_symbol
+        ):
+            raise DatasetOptionError(
+                f"{self._where()}: with orth_vocab, the options parse_orth_opts, orth_replace_map_file, word_end_symbol "
+                "and auto_replace_unknown_symbol have no meaning: remove them. The vocabulary has unknown_label."
+            )
+        if self.add_random_phone_seqs and self.phone_info is None:
+            raise DatasetOptionError(f"{self._where()}: option add_random_phone_seqs needs phone_info.")
+
+    def _init_labels(self) -> Sequence[str]:
+        """:return: labels of the classes"""
+        if self._orth_vocab is not None:
+            vocab = self._orth_vocab
+            vocab = vocab if isinstance(vocab, Vocabulary) else Vocabulary.create_vocab(**vocab)
+            self.orth_vocab = vocab
+            return vocab.labels
+        if self.phone_info is not None:
+            self.seq_gen = PhoneSeqGenerator(**self.phone_info)
+            return self.seq_gen.get_class_labels()
+        if self.orth_symbols_file is not None:
+            self.orth_symbols_map = load_symbol_list(self.orth_symbols_file)
+        else:
+            assert self.orth_symbols_map_file is not None
+            self.orth_symbols_map = load_symbol_map(self.orth_symbols_map_file)
+        replace_map = {}
+        if self.orth_replace_map_file is not None:
+            replace_map = load_replace_map(self.orth_replace_map_file, word_based=self.word_based)
+        self._encoder = SymbolEncoder(
+            self.orth_symbols_map,
+            parse_opts=self.parse_orth_opts,
+            replace_map=replace_map,
+            word_based=self.word_based,
+            word_end_symbol=self.word_end_symbol,
+            seq_end_symbol=self.seq_end_symbol,
+            auto_replace_unknown=self.auto_replace_unknown_symbol,
+            unknown_symbol=self.unknown_symbol,
+            num_log_unknown=self.log_auto_replace_unknown_symbols,
+        )
+        return labels_of_symbols(self.orth_symbols_map)
+
+    def _init_data_info(self) -> None:
+        num_labels = len(self.labels["data"])
+        self._data_dtype = numpy.dtype(self.dtype or ("int8" if num_labels <= _MAX_INT8_LABELS else "int32"))
+        if self._data_dtype.kind not in "iu" or numpy.iinfo(self._data_dtype).max < num_labels - 1:
+            raise DatasetOptionError(
+                self._describe(
+                    'option "dtype" is invalid', expected=f"an integer type for {num_labels} labels", got=self.dtype
+                )
+            )
+        keys = ["data"]
+        if self.add_delayed_seq_data:
+            keys.append("delayed")
+        keys += [f"random{i}" for i in range(self.add_random_phone_seqs)]
+        self.num_inputs = num_labels
+        self.num_outputs = {key: [num_labels, 1] for key in keys}
+        for key in keys[1:]:
+            self.labels[key] = self.labels["data"]
+        self._start_idx = self._idx_of_start_symbol() if self.add_delayed_seq_data else None
+
+    def _idx_of_start_symbol(self) -> int:
+        symbol = self.delayed_seq_data_start_symbol
+        try:
+            if self.orth_vocab is not None:
+                idx = self.orth_vocab.label_to_id(symbol)
+                assert idx is not None
+                return idx
+            return self.orth_symbols_map[symbol] if self.orth_symbols_map else list(self.labels["data"]).index(symbol)
+        except (KeyError, ValueError):
+            raise DatasetOptionError(
+                f"{self._where()}: delayed_seq_data_start_symbol {symbol!r} is not one of the {self.num_inputs} labels."
+            ) from None
+
+    # ---- corpus
+
+    @property
+    def corpus(self) -> LmCorpus:
+        """:return: all texts; the files are read at the first use"""
+        if self._corpus is None:
+            self._corpus = LmCorpus.from_files(
+                _as_names(self.corpus_file),
+                skip_empty_lines=self.skip_empty_lines,
+                tag_prefix=self.tag_prefix,
+                seq_list_files=None if self.seq_list_file is None else _as_names(self.seq_list_file),
+                cached=cf if self.use_cache_manager else None,
+                name=self.name,
+            )
+        return self._corpus
+
+    def get_total_num_seqs(self, *, fast: bool = False) -> int:
+        """
+        :param fast: raise instead of reading files
+        :return: number of texts, including those that are skipped as invalid
+        """
+        if fast and self._corpus is None:
+            raise NotImplementedError(f"{self!r}: the number of lines is not known before the first epoch")
+        return len(self.corpus)
+
+    def get_all_tags(self) -> list[str]:
+        """:return: tags of the whole corpus"""
+        return self.corpus.select_tags(range(len(self.corpus)))
+
+    def supports_seq_order_sorting(self) -> bool:
+        """:return: True: by the number of characters"""
+        return True
+
+    def have_corpus_seq_idx(self) -> bool:
+        """:return: whether no sequences are skipped"""
+        return self.error_on_invalid_seq
+
+    def get_corpus_seq_idx(self, sorted_seq_idx: int) -> int:
+        """:return: number of the text"""
+        if not self._raise_on_invalid:
+            raise NotImplementedError(f"{self!r}: invalid sequences are skipped, so positions are not known")
+        return int(self._require_order()[sorted_seq_idx])
+
+    def get_current_seq_order(self) -> SeqOrder:
+        """:return: corpus indices of the current epoch, including those that are skipped as invalid"""
+        return self._require_order()
+
+    def _require_order(self) -> SeqOrder:
+        if self._order is None:
+            raise DatasetError(
+                self._describe("The order of the epoch is not known", todo="Call init_seq_order(epoch) first")
+            )
+        return self._order
+
+    # ---- order
+
+    def init_seq_order(
+        self,
+        epoch: int | None = None,
+        seq_list: Sequence[str] | None = None,
+        seq_order: Sequence[int] | numpy.ndarray | None = None,
+    ) -> bool:
+        """
+        See Dataset. Reads the corpus files at the first call.
+
+        :param epoch: from 1
+        :param seq_list: tags, instead of the ordering
+        :param seq_order: corpus indices likewise
+        """
+        super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
+        self._raise_on_invalid = self.error_on_invalid_seq
+        if (seq_list is not None or seq_order is not None) and not self._raise_on_invalid:
+            print(
+                f"{self._where()}: in a predefined order, sequences are not skipped: error_on_invalid_seq", file=log.v4
+            )
+            self._raise_on_invalid = True
+        if seq_order is not None:
+            self._order = self._checked_order(numpy.asarray(seq_order, dtype=numpy.int64))
+        elif seq_list is not None:
+            self._order = self.corpus.find_tags(seq_list, where=self._where())
+        else:
+            self._order = self.get_seq_order_for_epoch(epoch, len(self.corpus), self._seq_lens_for_order())
+        self._num_seqs = len(self._order) if self._raise_on_invalid else None
+        self._next_in_order = self._next_seq_idx = self._num_skipped = 0
+        seed = self._get_random_seed_for_epoch(epoch=epoch)
+        if self.seq_gen is not None:
+            self.seq_gen.set_random_seed(seed)
+        if self.orth_vocab is not None:
+            self.orth_vocab.set_random_seed(seed)
+        return True
+
+    def _checked_order(self, order: numpy.ndarray) -> numpy.ndarray:
+        num = len(self.corpus)
+        if len(order) and not (0 <= int(order.min()) and int(order.max()) < num):
+            raise DatasetError(
+                self._describe(
+                    "seq_order has an index outside of the corpus",
+                    expected=f"0 <= index < {num}",
+                    got=[int(order.min()), int(order.max())],
+                )
+            )
+        return order
+
+    def _seq_lens_for_order(self) -> numpy.ndarray:
+        """:return: int64, number of characters of each text"""
+        if self._text_lens is None:
+            self._text_lens = self.corpus.num_chars()
+        return self._text_lens
+
+    def get_estimated_seq_length(self, seq_idx: int) -> int:
+        """:return: number of characters"""
+        return int(self._seq_lens_for_order()[self.get_corpus_seq_idx(seq_idx)])
+
+    # ---- data
+
+    def get_target_list(self) -> list[str]:
+        """:return: ["data"]"""
+        return ["data"]
+
+    def get_data_keys(self) -> list[str]:
+        """:return: "data", and what options add"""
+        return sorted(self.num_outputs or ())
+
+    def get_data_dtype(self, key: str) -> str:
+        """:return: the same for all keys"""
+        return self._data_dtype.name
+
+    def get_tag(self, sorted_seq_idx: int) -> str:
+        """See Dataset."""
+        if self._raise_on_invalid:
+            return self.corpus.tag(int(self._require_order()[sorted_seq_idx]))
+        return super().get_tag(sorted_seq_idx)
+
+    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
+        order = self._require_order()
+        if self._raise_on_invalid:
+            if seq_idx >= len(order):
+                return None
+            return self._make_seq(seq_idx, int(order[seq_idx]))
+        while self._next_in_order < len(order):
+            corpus_idx = int(order[self._next_in_order])
+            self._next_in_order += 1
+            try:
+                seq = self._make_seq(self._next_seq_idx, corpus_idx)
+            except InvalidText as exc:
+                self._log_skipped(corpus_idx, exc)
+                continue
+            self._next_seq_idx += 1
+            if seq.seq_idx == seq_idx:
+                return seq
+        if self._num_skipped >= 0:
+            print(f"LmDataset: reached end, skipped {self._num_skipped} sequences", file=log.v4)
+            self._num_skipped = -1
+        return None
+
+    def _log_skipped(self, corpus_idx: int, exc: InvalidText) -> None:
+        self._num_skipped += 1
+        if self._num_skipped <= self.log_skipped_seqs:
+            text = self.corpus[corpus_idx]
+            print(f"LmDataset: skipping sequence {text!r} ({self.corpus.where(corpus_idx)}): {exc}", file=log.v4)
+        if self._num_skipped == self.log_skipped_seqs:
+            print("LmDataset: will stop logging about skipped sequences now", file=log.v4)
+
+    def _make_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
+        """
+        :param seq_idx: in the order of the epoch
+        :param corpus_idx: number of the text
+        :raises InvalidText: if these are skipped
+        :raises DatasetError: if not
+        """
+        tag = self.corpus.tag(corpus_idx)
+        self._seed_seq(seq_idx, tag)
+        try:
+            data = self._encode(self.corpus[corpus_idx])
+        except InvalidText as exc:
+            if not self._raise_on_invalid:
+                raise
+            raise DatasetError(
+                f"LmDataset: {exc} ({self._where()}, sequence {tag!r}, {self.corpus.where(corpus_idx)}). "
+                + (
+                    "Add it to the lexicon"
+                    if self.seq_gen is not None
+                    else "Add the symbol, or set auto_replace_unknown_symbol=True"
+                )
+                + ", or set error_on_invalid_seq=False to skip such sequences."
+            ) from None
+        features = {"data": data}
+        if self._start_idx is not None:
+            features["delayed"] = numpy.concatenate([numpy.array([self._start_idx], data.dtype), data])[: len(data)]
+        for i in range(self.add_random_phone_seqs):
+            assert self.seq_gen is not None
+            phones = self.seq_gen.generate_garbage_seq(len(data))
+            features[f"random{i}"] = self.seq_gen.seq_to_class_idxs(phones, dtype=self._data_dtype.name)
+        return DatasetSeq(seq_idx=seq_idx, seq_tag=tag, features=features)
+
+    def _encode(self, text: str) -> numpy.ndarray:
+        """:return: [T] class indices"""
+        if self._post_process is not None:
+            text = self._post_process(text)
+        if self._encoder is not None:
+            return numpy.array(self._encoder.encode(text), dtype=self._data_dtype)
+        if self.orth_vocab is not None:
+            try:
+                return numpy.array(self.orth_vocab.get_seq(text), dtype=self._data_dtype)
+            except KeyError as exc:
+                raise InvalidText(f"invalid seq {text!r}, missing in orth_vocab: {exc}") from exc
+        assert self.seq_gen is not None
+        try:
+            phones = self.seq_gen.generate_seq(text)
+        except KeyError as exc:
+            raise InvalidText(f"invalid seq {text!r}, missing lexicon entry {exc!r}") from exc
+        return self.seq_gen.seq_to_class_idxs(phones, dtype=self._data_dtype.name)
+
+    def _seed_seq(self, seq_idx: int, tag: str) -> None:
+        """Random draws of this sequence, if they shall not depend on the others."""
+        per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
+        if not per_seq or not self._draws:
+            return
+        seed = int(self.get_seq_random_state(seq_idx, tag).randint(2**31))
+        if self.seq_gen is not None:
+            self.seq_gen.set_random_seed(seed)
+        if self.orth_vocab is not None:
+            self.orth_vocab.set_random_seed(seed)
+
+    @property
+    def _draws(self) -> bool:
+        """:return: whether there are random draws per sequence"""
+        if self.orth_vocab is not None:
+            return type(self.orth_vocab).set_random_seed is not Vocabulary.set_random_seed
+        return self.seq_gen is not None
+
+
+def _as_names(value: FileNames | Callable[[], FileNames]) -> list[str]:
+    """:return: list of file names"""
+    if callable(value):
+        value = value()
+    if isinstance(value, (str, os.PathLike)):
+        return [os.fspath(value)]
+    return [os.fspath(name) for name in value]

@@ -1,0 +1,118 @@
+"""
+From a text to class indices: by a table of orthography symbols, or by a vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy
+
+from returnn.errors import DatasetOptionError
+from returnn.log import log
+from returnn.util.strings import parse_orthography
+
+__all__ = ["InvalidText", "TextEncoder", "SymbolEncoder"]
+
+
+class InvalidText(Exception):
+    """A text that has no class indices. Argument: the message."""
+
+
+class TextEncoder(Protocol):
+    """Gives the data of a text."""
+
+    def encode(self, text: str) -> Sequence[int] | numpy.ndarray:
+        """
+        :param text: of one sequence
+        :return: class indices
+        :raises InvalidText: there are none
+        """
+        ...
+
+
+class SymbolEncoder:
+    """Splits a text into symbols (characters or words), replaces some, and looks up their indices."""
+
+    def __init__(
+        self,
+        symbols: Mapping[str, int],
+        *,
+        parse_opts: Mapping[str, Any],
+        replace_map: Mapping[str, Sequence[str]],
+        word_based: bool,
+        word_end_symbol: str | None,
+        seq_end_symbol: str | None,
+        auto_replace_unknown: bool,
+        unknown_symbol: str | None,
+        num_log_unknown: int,
+    ) -> None:
+        """
+        :param symbols: symbol -> index
+        :param parse_opts: for :func:`returnn.util.strings.parse_orthography`
+        :param replace_map: symbol -> symbols that take its place
+        :param word_based: symbols are words, else characters
+        :param word_end_symbol: for characters: after each word, instead of blanks
+        :param seq_end_symbol: after each sequence
+        :param auto_replace_unknown: replace unknown symbols
+        :param unknown_symbol: by this; None: by nothing
+        :param num_log_unknown: log only that many replacements of unknown symbols
+        """
+        self._symbols = symbols
+        self._word_based = word_based
+        self._replace_map = {symbol: list(by) for symbol, by in replace_map.items()}
+        self._space = " "
+        postfix = [] if seq_end_symbol is None else [seq_end_symbol]
+        if word_end_symbol is not None and not word_based:
+            self._replace_map[" "] = [word_end_symbol]
+            self._space = word_end_symbol
+            postfix.insert(0, word_end_symbol)
+        self._parse_opts = {"word_based": word_based, "postfix": postfix, **parse_opts}
+        self._auto_replace_unknown = auto_replace_unknown
+        self._unknown_symbol = unknown_symbol
+        self._num_log_unknown = num_log_unknown
+        self._logged: set[str] = set()
+
+    def encode(self, text: str) -> list[int]:
+        """See :class:`TextEncoder`."""
+        symbols = parse_orthography(text, **self._parse_opts)
+        if self._replace_map:
+            symbols = [new for symbol in symbols for new in self._replace_map.get(symbol, (symbol,))]
+        symbols = self._collapse_spaces(symbols)
+        if self._auto_replace_unknown and not all(map(self._symbols.__contains__, symbols)):
+            symbols = self._collapse_spaces([new for symbol in symbols for new in self._known(symbol)])
+        try:
+            return list(map(self._symbols.__getitem__, symbols))
+        except KeyError as exc:
+            shown = repr(symbols if self._word_based else "".join(symbols))
+            raise InvalidText(f"invalid seq {shown}, missing orth symbol {exc.args[0]!r}") from None
+
+    def _collapse_spaces(self, symbols: list[str]) -> list[str]:
+        space = self._space
+        if symbols.count(space) < 2:
+            return symbols
+        return [symbol for i, symbol in enumerate(symbols) if symbol != space or not i or symbols[i - 1] != space]
+
+    def _known(self, symbol: str) -> Sequence[str]:
+        """:return: what stands for the symbol"""
+        if symbol in self._symbols:
+            return (symbol,)
+        if self._unknown_symbol is not None and self._unknown_symbol not in self._symbols:
+            raise DatasetOptionError(
+                f"option auto_replace_unknown_symbol: unknown_symbol {self._unknown_symbol!r} is not one of the "
+                f"{len(self._symbols)} orthography symbols. Set unknown_symbol to one of them, or to None."
+            )
+        self._log_unknown(symbol)
+        return () if self._unknown_symbol is None else (self._unknown_symbol,)
+
+    def _log_unknown(self, symbol: str) -> None:
+        if len(self._logged) >= self._num_log_unknown or symbol in self._logged:
+            return
+        self._logged.add(symbol)
+        print(
+            f"LmDataset: orth symbol {symbol!r} is unknown, it is replaced by {self._unknown_symbol!r} everywhere",
+            file=log.v4,
+        )
+        if len(self._logged) == self._num_log_unknown:
+            print("LmDataset: will stop logging about auto-replace with unknown symbol now", file=log.v4)
