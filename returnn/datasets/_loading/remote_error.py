@@ -46,6 +46,7 @@ class RemoteError:
     :param pid: of the worker
     :param frames: of the traceback
     :param original: pickled (class, args, attributes) if it is one of our own exceptions; else None
+    :param who: the kind of process
     """
 
     kind: str
@@ -55,12 +56,14 @@ class RemoteError:
     pid: int
     frames: tuple[Frame, ...]
     original: bytes | None
+    who: str = "loader worker"
 
     @classmethod
-    def from_exception(cls, exc: BaseException, *, where: str) -> RemoteError:
+    def from_exception(cls, exc: BaseException, *, where: str, who: str = "loader worker") -> RemoteError:
         """
         :param exc: just caught
         :param where: what was being read
+        :param who: the kind of process, for the message
         """
         original = None
         if isinstance(exc, ReturnnError):
@@ -70,7 +73,7 @@ class RemoteError:
                 original = None
         text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
         frames = tuple((f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(exc.__traceback__))
-        return cls(type(exc).__name__, str(exc), text, where, os.getpid(), frames, original)
+        return cls(type(exc).__name__, str(exc), text, where, os.getpid(), frames, original, who)
 
     def to_exception(self) -> Exception:
         """:return: our own exceptions as they were, others as WorkerError; the remote traceback is its cause"""
@@ -79,7 +82,7 @@ class RemoteError:
             exc = self._load_original()
         except Exception:  # a class that only the worker can import
             exc = WorkerError(
-                f"{self.kind}: {self.message} (In loader worker with pid {self.pid}, while reading {self.where}.)"
+                f"{self.kind}: {self.message} (In {self.who} with pid {self.pid}, while reading {self.where}.)"
             )
         exc.__cause__ = RemoteTraceback(self.traceback_text, self.frames)
         return exc

@@ -32,7 +32,7 @@ from returnn.datasets._loading.source import BatchInfo, Block, PassContext, Sour
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["worker_main"]
+__all__ = ["worker_main", "watch_parent", "set_environment", "limit_threads"]
 
 #: Blocks are sent after this time even if small.
 _MAX_BLOCK_SECS = 0.05
@@ -43,7 +43,7 @@ class _PassAborted(Exception):
     """The parent wants something else now."""
 
 
-def _watch_parent(parent_pid: int) -> None:
+def watch_parent(parent_pid: int) -> None:
     """End this process when the parent is gone, in whatever way."""
     parent = multiprocessing.parent_process()
     sentinels = [parent.sentinel] if parent is not None else []
@@ -195,14 +195,15 @@ def _num_bytes(batches: Sequence[NumpyBatch]) -> int:
     return sum(v.nbytes for batch in batches for v in batch.values() if isinstance(v, numpy.ndarray))
 
 
-def _set_environment(environ: dict[str, str]) -> None:
+def set_environment(environ: dict[str, str]) -> None:
     """The process may come from a server that was started long ago, with other values."""
     for key in set(os.environ) - set(environ):
         del os.environ[key]
     os.environ.update(environ)
 
 
-def _limit_threads() -> None:
+def limit_threads() -> None:
+    """Torch, if it is imported, gets one thread: there are several such processes."""
     torch: Any = sys.modules.get("torch")  # Any: not imported here on purpose
     set_num_threads: Callable[[int], None] | None = getattr(torch, "set_num_threads", None)
     if set_num_threads is not None:
@@ -231,14 +232,14 @@ def worker_main(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_watch_parent, args=(parent_pid,), name="watch-parent", daemon=True).start()
-    _set_environment(environ)
+    threading.Thread(target=watch_parent, args=(parent_pid,), name="watch-parent", daemon=True).start()
+    set_environment(environ)
     state.in_worker = True
     options: SourceOptions | None = None
     try:
         try:
             dataset, options = loads_in_worker(payload)
-            _limit_threads()
+            limit_threads()
             options = options.for_worker(worker_id, num_workers)
             state.worker_id = worker_id
             if not options.is_global:
