@@ -109,7 +109,9 @@ class OggZipDataset(CachedDataset2):
             self._filter = (
                 epoch_wise_filter
                 if isinstance(epoch_wise_filter, EpochWiseFilter)
-                else EpochWiseFilter(epoch_wise_filter, debug_msg_prefix=str(self))
+                else EpochWiseFilter(
+                    epoch_wise_filter, debug_msg_prefix=f"OggZipDataset {self.name!r}, epoch_wise_filter"
+                )
             )
         self.feature_extractor = self._make_feature_extractor()
         self.targets = self._make_targets()

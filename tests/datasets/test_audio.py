@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import ast
+import gzip
+import io
 import json
+import multiprocessing
 import pickle
+import re
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from returnn.datasets.audio import OggZipDataset
 from returnn.datasets.basic import Dataset, init_dataset
-from returnn.errors import UserError
+from returnn.errors import DataFileError, DatasetError, UserError
+from tests.datasets.audio_functions import flip_sign
+from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch, read_epoch_of_loader
 from tests.helpers import GOLDEN
 
 FOLDER = GOLDEN / "05-audio-text" / "oggzip"
@@ -91,3 +100,301 @@ def test_golden(peer: str, name: str, pickled: bool) -> None:
     assert dataset.get_all_tags() == expected["all_tags"]
     if peer == "main":
         assert {**(dataset.num_outputs or {})} == ast.literal_eval(expected["num_outputs"])
+
+
+def _write_zip(path: Path, entries: list[dict[str, Any]], audio: dict[str, bytes] | None = None) -> Path:
+    """:param audio: member below the content name -> data"""
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = "".join(f"{entry!r},\n" for entry in entries)
+        archive.writestr(path.stem + ".txt", f"[\n{lines}]\n", compress_type=zipfile.ZIP_DEFLATED)
+        for i, (name, data) in enumerate((audio or {}).items()):
+            archive.writestr(
+                f"{path.stem}/{name}", data, compress_type=(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[i % 2]
+            )
+    return path
+
+
+def _wav_of(num: int, value: float = 0.5, sample_rate: int = 8000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.linspace(-value, value, num), sample_rate, format="WAV")
+    return file.getvalue()
+
+
+def _audio_zip(tmp_path: Path, num: int = 7) -> Path:
+    entries = [
+        {"text": f"text {i}", "file": f"{i}.wav", "seq_name": f"s/{i}", "duration": 0.01 * (i * 5 % num + 1)}
+        for i in range(num)
+    ]
+    return _write_zip(tmp_path / "data.zip", entries, {f"{i}.wav": _wav_of(80 * (i * 5 % num + 1)) for i in range(num)})
+
+
+def test_everyday_use(tmp_path: Path) -> None:
+    opts = {
+        "class": "OggZipDataset",
+        "path": str(_audio_zip(tmp_path)),
+        "audio": {"features": "raw", "sample_rate": 8000},
+        "targets": {"class": "Utf8ByteTargets"},
+        "seq_ordering": "laplace:.3",
+        "epoch_wise_filter": {(2, None): {"max_mean_len": 3}},
+    }
+    epochs = check_everyday_use(opts)
+    assert len(epochs[0]) == 7
+    assert len(epochs[1]) == 5  # lengths 1..5: mean 3
+
+
+def test_everyday_use_with_random_draws(tmp_path: Path) -> None:
+    opts = {
+        "class": "OggZipDataset",
+        "path": str(_audio_zip(tmp_path)),
+        "audio": {"features": "raw", "pre_process": flip_sign},
+        "targets": None,
+        "seq_ordering": "random",
+    }
+    epochs = check_everyday_use(opts, random_draws=True)
+    always = {**opts, "random_state_per_seq": True}
+    always_epochs = check_everyday_use(always)  # a script draws the same as the workers
+    assert [tag for tag, _ in epochs[0]] == [tag for tag, _ in always_epochs[0]]
+    assert not np.array_equal(epochs[0][0][1]["data"], always_epochs[0][0][1]["data"])
+
+
+def test_one_stream_on_request(tmp_path: Path) -> None:
+    opts = {
+        "class": "OggZipDataset",
+        "path": str(_audio_zip(tmp_path)),
+        "audio": {"features": "raw", "pre_process": flip_sign},
+        "targets": None,
+        "random_state_per_seq": False,
+    }
+    epoch = read_epoch(init_dataset(opts), 1)
+    assert_same_seqs(read_epoch_of_loader(opts, 1, 0), epoch)
+    state = np.random.RandomState(1)
+    dataset = init_dataset({**opts, "audio": {"features": "raw"}})
+    for (_, data), (_, plain) in zip(epoch, read_epoch(dataset, 1), strict=True):
+        np.testing.assert_allclose(
+            data["data"][:, 0], flip_sign(plain["data"][:, 0], 8000, state), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_sampling_vocabulary_per_sequence(tmp_path: Path) -> None:
+    vocab = GOLDEN / "05-audio-text" / "vocab"
+    text = "the cat that sat there the theatre thesis"
+    entries = [{"text": text, "seq_name": f"s{i}", "duration": 1.0} for i in range(6)]
+    opts = {
+        "class": "OggZipDataset",
+        "path": str(_write_zip(tmp_path / "t.zip", entries)),
+        "audio": None,
+        "targets": {
+            "class": "SamplingBytePairEncoding",
+            "vocab_file": str(vocab / "demo.vocab"),
+            "breadth_prob": 0.5,
+            "unknown_label": "<unk>",
+        },
+    }
+    epochs = check_everyday_use(opts, random_draws=True)
+    assert len({tuple(data["classes"]) for _, data in epochs[0]}) > 1
+
+
+def test_keys_as_configured(tmp_path: Path) -> None:
+    path = str(_audio_zip(tmp_path))
+    dataset = OggZipDataset(path, None, None)
+    assert dataset.get_data_keys() == ["orth", "raw"]
+    assert dataset.get_target_list() == ["orth", "raw"]
+    dataset = OggZipDataset(path, {"features": "raw", "num_channels": 1}, {"class": "Utf8ByteTargets"})
+    assert dataset.get_data_keys() == ["data", "classes", "orth", "raw"]
+    assert dataset.get_target_list() == ["classes", "orth", "raw"]
+    assert [dataset.get_data_dtype(key) for key in dataset.get_data_keys()] == ["float32", "int32", "uint8", "string"]
+    assert [dataset.get_data_dim(key) for key in dataset.get_data_keys()] == [1, 256, 256, 0]
+    assert [dataset.get_data_shape(key) for key in dataset.get_data_keys()] == [[1, 1], [], [], []]
+    assert [dataset.is_data_sparse(key) for key in dataset.get_data_keys()] == [False, True, True, False]
+    assert dataset.labels["orth"] == [chr(i) for i in range(256)]
+    assert dataset.labels["classes"] == dataset.targets.labels  # type: ignore[union-attr]
+    dataset.init_seq_order(epoch=1)
+    dataset.load_seqs(0, 1)
+    assert dataset.get_data(0, "data").shape[1:] == (1, 1)
+    assert dataset.serialize_data("orth", dataset.get_data(0, "orth")) == "text 0"
+    with pytest.raises(ValueError, match="no data key 'foo'"):
+        dataset.get_data_shape("foo")
+    with pytest.raises(ValueError, match="Set the option audio"):
+        OggZipDataset(path, None, None).get_data_dim("data")
+
+
+def test_loads_when_needed(tmp_path: Path) -> None:
+    path = _audio_zip(tmp_path)
+    dataset = OggZipDataset(str(path), {"features": "raw"}, None)
+    dataset.init_seq_order()
+    assert dataset.num_seqs == 0
+    missing = OggZipDataset(str(tmp_path / "missing.zip"), None, None)
+    with pytest.raises(DataFileError, match=r"missing\.zip.*does not exist"):
+        missing.check_corpus()
+    with pytest.raises(DataFileError, match=r"missing\.zip"):
+        missing.init_seq_order(epoch=1)
+    dataset.init_seq_order(epoch=1)
+    dataset.finish_epoch(free_resources=True)
+    path.unlink()
+    with pytest.raises(DataFileError):
+        dataset.init_seq_order(epoch=1)
+    _audio_zip(tmp_path)
+    dataset.init_seq_order(epoch=1)
+    assert dataset.get_corpus_seq(3).seq_tag == "s/3"
+    assert dataset.get_estimated_seq_length(0) == 1
+    assert dataset.get_epoch_seq_lens("orth").tolist() == [6] * 7  # type: ignore[union-attr]
+    assert dataset.get_epoch_seq_lens("data") is None
+
+
+def test_main_form_and_mini_form_of_arguments(tmp_path: Path) -> None:
+    path = _audio_zip(tmp_path)
+    segments = tmp_path / "segs.txt"
+    segments.write_text("s/5\ns/2\n")
+    dataset = OggZipDataset(path, None, None, None, False, str(segments), True, 1, 3, None)  # type: ignore[arg-type]
+    assert dataset.get_all_tags() == [dataset.get_corpus_seq(0).seq_tag]
+    assert dataset.paths == [str(path)]
+    assert dataset.name == "data"
+
+
+def test_directory_without_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.wav").write_bytes(_wav_of(100))
+    (tmp_path / "d.txt").write_text(
+        "[{'text': 'a', 'file': 'x.wav', 'duration': 1.0}, {'text': 'a', 'file': 'y.wav', 'duration': 1.0}, "
+        "{'text': 'b', 'seq_name': 'n', 'duration': 2.0}]"
+    )
+    for path in ("d", "d/", "./d", str(tmp_path / "d")):
+        dataset = OggZipDataset(path, {"features": "raw"}, None)
+        dataset.init_seq_order(epoch=1)
+        assert dataset.get_all_tags() == ["x.wav", "y.wav", "n"]
+        assert len(dataset.get_corpus_seq(0).get_data("data")) == 100
+    with pytest.raises(KeyError, match="audio file 'd/y.wav' of sequence 'y.wav'"):
+        OggZipDataset("d", {"features": "raw"}, None).get_corpus_seq(1)
+    with pytest.raises(KeyError, match="'n' .* has no 'file'"):
+        OggZipDataset("d", {"features": "raw"}, None).get_corpus_seq(2)
+    with pytest.raises(DatasetError, match="use_cache_manager"):
+        OggZipDataset("d", None, None, use_cache_manager=True)
+    (tmp_path / "e").mkdir()
+    with pytest.raises(DatasetError, match=r"e\.txt"):
+        OggZipDataset("e", None, None)
+
+
+@pytest.mark.parametrize("path", ["a.tar", [], 3, ["a.zip", 3], "dir_that_is_not_there"])
+def test_wrong_paths(path: Any) -> None:
+    with pytest.raises(DatasetError, match='"path" is invalid'):
+        OggZipDataset(path, None, None)
+
+
+def test_names_of_links_and_renamed_files(tmp_path: Path) -> None:
+    path = _audio_zip(tmp_path)
+    link = tmp_path / "link.zip"
+    link.symlink_to(path)
+    dataset = OggZipDataset(str(link), {"features": "raw"}, None, resolve_symlink_for_name=True)
+    assert dataset.name == "data"
+    assert len(dataset.get_corpus_seq(0).get_data("data")) == 80
+    renamed = OggZipDataset(str(link), {"features": "raw"}, None)
+    assert len(renamed.get_corpus_seq(0).get_data("data")) == 80
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme.txt", "x")
+    with pytest.raises(KeyError, match=r"no item named 'link\.txt'.*content_name"):
+        OggZipDataset(str(link), None, None).get_all_tags()
+    assert len(OggZipDataset([str(link)], None, None, content_name=["data"]).get_all_tags()) == 7
+    with pytest.raises(DatasetError, match="content_name"):
+        OggZipDataset([str(link)], None, None, content_name=["data", "b"])
+
+
+def test_text_file_without_its_zip(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"[{'text': 'x', 'seq_name': 's', 'file': 'f', 'duration': 1.5}]"))
+    assert OggZipDataset(str(path), None, None).get_all_tags() == ["s"]
+    with pytest.raises(DataFileError, match=r"give 'a\.zip' too"):
+        OggZipDataset(str(path), {}, None).get_all_tags()
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataFileError, match=r"a\.txt\.gz"):
+        OggZipDataset(str(path), None, None).get_all_tags()
+
+
+def test_broken_and_missing_members_are_named(tmp_path: Path) -> None:
+    entries = [{"text": "x", "file": f"{i}.wav", "seq_name": f"s/{i}", "duration": 1.0} for i in range(4)]
+    broken = bytearray(_wav_of(1000))
+    path = _write_zip(
+        tmp_path / "b.zip", entries, {"0.wav": bytes(broken), "1.wav": _wav_of(500), "2.wav": b"no audio"}
+    )
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes(broken)) + 500] ^= 1
+    path.write_bytes(bytes(data))
+    dataset = OggZipDataset(str(path), {"features": "raw"}, None)
+    dataset.init_seq_order(epoch=1)
+    for idx, problem in [(0, "checksum"), (2, "decode"), (3, "no member")]:
+        with pytest.raises(DataFileError) as info:
+            dataset.load_seqs(idx, idx + 1)
+        for word in (str(path), f"b/{idx}.wav", f"s/{idx}", problem):
+            assert word in str(info.value)
+    assert dataset.get_corpus_seq(1).get_data("data").shape == (500, 1)
+    path.write_bytes(bytes(data[:300]))
+    with pytest.raises(DataFileError, match=r"s/1"):
+        dataset.get_corpus_seq(1)
+    with pytest.raises(DataFileError, match=r"b\.zip"):
+        OggZipDataset(str(path), {"features": "raw"}, None).get_all_tags()
+    wrong_prefix = _write_zip(tmp_path / "c.zip", entries)
+    with pytest.raises(DataFileError, match="none of the 4 audio files.*zip_audio_files_have_name_as_prefix"):
+        OggZipDataset(str(wrong_prefix), {"features": "raw"}, None).get_all_tags()
+
+
+def test_error_in_labels_names_the_sequence(tmp_path: Path) -> None:
+    path = _audio_zip(tmp_path)
+    words = tmp_path / "words.txt"
+    words.write_text("text\n0\n")
+    dataset = OggZipDataset(str(path), None, {"vocab_file": str(words), "unknown_label": None})
+    assert dataset.get_corpus_seq(0).get_data("classes").tolist() == [0, 1]
+    with pytest.raises(DatasetError, match="s/1"):
+        dataset.get_corpus_seq(1)
+
+
+def test_segment_file_warns_and_must_leave_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _audio_zip(tmp_path)
+    segments = tmp_path / "segs.txt"
+    segments.write_text("s/2\nnope\n")
+    assert OggZipDataset(str(path), None, None, segment_file=str(segments)).get_all_tags() == ["s/2"]
+    assert re.search(r"1 of 2 tags .* e\.g\. \['nope'\]", "".join(capsys.readouterr()))
+    segments.write_text("nope\n")
+    with pytest.raises(DatasetError, match=r"empty after applying segment_file"):
+        OggZipDataset(str(path), None, None, segment_file=str(segments)).get_all_tags()
+    with pytest.raises(DatasetError, match="less than one sequence"):
+        OggZipDataset(str(path), None, None, fixed_random_subset=0.01).get_all_tags()
+    for value in (0, -1, True, "3", 1.5):
+        with pytest.raises(DatasetError, match="fixed_random_subset"):
+            OggZipDataset(str(path), None, None, fixed_random_subset=value)  # type: ignore[arg-type]
+
+
+def test_wrong_options(tmp_path: Path) -> None:
+    path = str(_audio_zip(tmp_path))
+    with pytest.raises(TypeError, match="audio"):
+        OggZipDataset(path, {"feature_typo": 3}, None)
+    with pytest.raises(TypeError, match="audio"):
+        OggZipDataset(path, "mfcc", None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="random_state"):
+        OggZipDataset(path, {"random_state": None}, None)
+    with pytest.raises(TypeError, match="targets"):
+        OggZipDataset(path, None, "vocab.txt")  # type: ignore[arg-type]
+    dataset = OggZipDataset(path, None, None)
+    with pytest.raises(DatasetError, match="seq_order"):
+        dataset.init_seq_order(epoch=1, seq_order=[0, 7])
+    with pytest.raises(DatasetError, match="corpus sequence 7"):
+        dataset.get_corpus_seq(7)
+
+
+def test_reads_after_fork(tmp_path: Path) -> None:
+    dataset = OggZipDataset(str(_audio_zip(tmp_path)), {"features": "raw"}, None)
+    dataset.init_seq_order(epoch=1)
+    dataset.load_seqs(0, 1)
+    with multiprocessing.get_context("fork").Pool(2, initializer=_set_dataset, initargs=(dataset,)) as pool:
+        in_children = pool.map(_read_in_child, range(7))
+    assert in_children == [len(dataset.get_corpus_seq(i).get_data("data")) for i in range(7)]
+
+
+_STATE: dict[str, OggZipDataset] = {}
+
+
+def _set_dataset(dataset: OggZipDataset) -> None:
+    _STATE["dataset"] = dataset
+
+
+def _read_in_child(idx: int) -> int:
+    return len(_STATE["dataset"].get_corpus_seq(idx).get_data("data"))

@@ -269,7 +269,7 @@ def _load_source(
     container = directory = None
     if source.zip_path is not None and (with_audio or data is None):
         archive = ZipArchive(cached(source.zip_path) if cached else source.zip_path)
-        directory = archive.read_directory()
+        directory = archive.read_directory(texts_only=not with_audio)
         if data is None:
             member = _meta_member(directory, source.content_name, archive.filename)
             # As in the file name, so in the names of the files.

@@ -17,7 +17,7 @@ from returnn.util.literal import LiteralError, parse_literal
 
 __all__ = ["MetaColumns", "parse_meta_text"]
 
-_BLOCK_ENTRIES = 1 << 16
+_BLOCK_ENTRIES = 1 << 13
 # Different layouts (order of keys, which of them) in one file that are read fast.
 _MAX_LAYOUTS = 8
 
@@ -254,8 +254,11 @@ def _unquote(literal: bytes) -> bytes:
     :param literal: of a string without line breaks
     :return: its value in UTF-8
     """
-    if b"\\" not in literal:
+    num_escapes = literal.count(b"\\")
+    if not num_escapes:
         return literal[1:-1]
+    if num_escapes == literal.count(b"\\'"):
+        return literal[1:-1].replace(b"\\'", b"'")
     try:
         value: str = ast.literal_eval(literal.decode("utf8"))
         return value.encode("utf8")

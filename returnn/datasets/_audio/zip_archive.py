@@ -102,15 +102,16 @@ class ZipArchive:
             missing -= len(parts[-1])
         return b"".join(parts)
 
-    def read_directory(self) -> ZipDirectory:
+    def read_directory(self, *, texts_only: bool = False) -> ZipDirectory:
         """
+        :param texts_only: only the members ``*.txt`` at top level
         :raises DataFileError: missing or broken
         """
         fd = self._open()
         try:
             position = _find_directory(self._pread, os.fstat(fd).st_size)
             if position is not None:
-                directory = _parse_directory(self._pread(position.size, position.start), position)
+                directory = _parse_directory(self._pread(position.size, position.start), position, texts_only)
                 if directory is not None:
                     return directory
         except OSError as exc:
@@ -238,25 +239,33 @@ def _method(flags: int, method: int) -> int:
     return 255 if flags & _FLAG_ENCRYPTED or method not in (_STORED, _DEFLATED) else method
 
 
-def _parse_directory(data: bytes, position: _Position) -> ZipDirectory | None:
+def _parse_directory(data: bytes, position: _Position, texts_only: bool) -> ZipDirectory | None:
     """
     :param data: the directory
     :param position: of it
+    :param texts_only: see :func:`ZipArchive.read_directory`
     :return: None: unusual or broken
     """
     unpack = _CENTRAL.unpack_from
     header_size = _CENTRAL.size
     index: dict[bytes, int] = {}
-    offsets, sizes, crcs, methods = [], [], [], []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    crcs: list[int] = []
+    methods: list[int] = []
     pos = 0
-    for m in range(position.num):
-        if pos + header_size > len(data):
+    end = len(data) - header_size
+    for _ in range(position.num):
+        if pos > end:
             return None
         signature, flags, method, crc, size, data_size, name_len, extra_len, comment_len, offset = unpack(data, pos)
         if signature != b"PK\1\2":
             return None
         name_end = pos + header_size + name_len
         name = data[pos + header_size : name_end]
+        pos = name_end + extra_len + comment_len
+        if texts_only and (not name.endswith(b".txt") or b"/" in name):
+            continue
         if size == _IN_EXTRA or data_size == _IN_EXTRA or offset == _IN_EXTRA:
             found = _from_extra(data[name_end : name_end + extra_len], (data_size, size, offset))
             if found is None:
@@ -264,13 +273,12 @@ def _parse_directory(data: bytes, position: _Position) -> ZipDirectory | None:
             _, size, offset = found
         if not flags & _FLAG_UTF8 and not name.isascii():
             # The names of old zips are in code page 437; but some programs write UTF-8 without saying so.
-            index[name.decode("cp437").encode("utf8")] = m
-        index[name] = m
+            index[name.decode("cp437").encode("utf8")] = len(offsets)
+        index[name] = len(offsets)
         offsets.append(offset)
         sizes.append(size)
         crcs.append(crc)
         methods.append(_method(flags, method))
-        pos = name_end + extra_len + comment_len
     return ZipDirectory(
         index,
         numpy.array(offsets, dtype=numpy.int64) + position.shift,
