@@ -22,6 +22,8 @@ __all__ = [
     "get_checkpoint_filepattern",
 ]
 
+_WHITE_SPACE_RE = re.compile(r"\s")
+
 
 def to_bool(v: Any) -> bool:
     """
@@ -82,6 +84,10 @@ def parse_orthography_into_symbols(
     :param square_brackets_for_specials: ``[...]`` (nesting allowed, an unclosed one goes to the end) is one symbol
     :return: e.g. ["h", "e", "l", "l", "o", " ", "[HESITATION]", " ", ...]
     """
+    if "[" not in orthography or not square_brackets_for_specials:
+        if not word_based:
+            return list(orthography)
+        return _WHITE_SPACE_RE.split(orthography) if orthography else []
     symbols: list[str] = []
     depth = 0
     starts_new = True  # the next character does not belong to the last symbol
@@ -89,7 +95,7 @@ def parse_orthography_into_symbols(
         if depth > 0:
             depth += {"[": 1, "]": -1}.get(char, 0)
             symbols[-1] += char.upper() if upper_case_special else char
-        elif square_brackets_for_specials and char == "[":
+        elif char == "[":
             depth = 1
             if word_based and symbols and not symbols[-1]:  # the word that the white space before began
                 symbols.pop()
@@ -128,9 +134,10 @@ def parse_orthography(
     :param final_strip: remove white space at both ends
     :param kwargs: for :func:`parse_orthography_into_symbols`
     """
-    orthography = orthography.translate({ord(char): None for char in remove_chars})
+    for char in remove_chars:
+        orthography = orthography.replace(char, "")
     if collapse_spaces:
-        orthography = re.sub(r"\s+", " ", orthography)
+        orthography = " ".join(orthography.split())
     if final_strip:
         orthography = orthography.strip()
     symbols = parse_orthography_into_symbols(orthography, **kwargs) if orthography else []

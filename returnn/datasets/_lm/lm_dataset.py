@@ -14,9 +14,10 @@ from returnn.datasets._lm.lm_corpus import LmCorpus
 from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
 from returnn.datasets._lm.symbol_files import labels_of_symbols, load_replace_map, load_symbol_list, load_symbol_map
 from returnn.datasets._lm.text_encoder import InvalidText, SymbolEncoder
+from returnn.datasets._lm.token_table import TokenTable
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
-from returnn.datasets.seq_order import SeqOrder
+from returnn.datasets.ragged import Ragged
 from returnn.datasets.util.post_processing import get_post_processor_function
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetError, DatasetOptionError
@@ -26,6 +27,8 @@ from returnn.util.cache_manager import cf
 __all__ = ["LmDataset"]
 
 _MAX_INT8_LABELS = 128
+# Texts of that size are converted all at once (below a few seconds), and kept: then batches can be made in bulk.
+_MAX_BULK_BYTES = 4 << 20
 FileNames = str | os.PathLike[str] | Sequence[str]
 
 
@@ -138,7 +141,8 @@ class LmDataset(CachedDataset2):
         self._init_data_info()
         self._corpus: LmCorpus | None = None
         self._text_lens: numpy.ndarray | None = None
-        self._order: SeqOrder | None = None
+        self._tokens: TokenTable | None = None
+        self._order: numpy.ndarray | None = None
         self._next_in_order = 0
         self._next_seq_idx = 0
         self._num_skipped = 0
@@ -277,11 +281,11 @@ class LmDataset(CachedDataset2):
             raise NotImplementedError(f"{self!r}: invalid sequences are skipped, so positions are not known")
         return int(self._require_order()[sorted_seq_idx])
 
-    def get_current_seq_order(self) -> SeqOrder:
+    def get_current_seq_order(self) -> numpy.ndarray:
         """:return: corpus indices of the current epoch, including those that are skipped as invalid"""
         return self._require_order()
 
-    def _require_order(self) -> SeqOrder:
+    def _require_order(self) -> numpy.ndarray:
         if self._order is None:
             raise DatasetError(
                 self._describe("The order of the epoch is not known", todo="Call init_seq_order(epoch) first")
@@ -315,7 +319,8 @@ class LmDataset(CachedDataset2):
         elif seq_list is not None:
             self._order = self.corpus.find_tags(seq_list, where=self._where())
         else:
-            self._order = self.get_seq_order_for_epoch(epoch, len(self.corpus), self._seq_lens_for_order())
+            order = self.get_seq_order_for_epoch(epoch, len(self.corpus), self._seq_lens_for_order())
+            self._order = numpy.asarray(order, dtype=numpy.int64)
         self._num_seqs = len(self._order) if self._raise_on_invalid else None
         self._next_in_order = self._next_seq_idx = self._num_skipped = 0
         seed = self._get_random_seed_for_epoch(epoch=epoch)
@@ -406,28 +411,41 @@ class LmDataset(CachedDataset2):
         """
         tag = self.corpus.tag(corpus_idx)
         self._seed_seq(seq_idx, tag)
-        try:
-            data = self._encode(self.corpus[corpus_idx])
-        except InvalidText as exc:
-            if not self._raise_on_invalid:
-                raise
-            raise DatasetError(
-                f"LmDataset: {exc} ({self._where()}, sequence {tag!r}, {self.corpus.where(corpus_idx)}). "
-                + (
-                    "Add it to the lexicon"
-                    if self.seq_gen is not None
-                    else "Add the symbol, or set auto_replace_unknown_symbol=True"
-                )
-                + ", or set error_on_invalid_seq=False to skip such sequences."
-            ) from None
+        data = self._data_of_text(corpus_idx)
         features = {"data": data}
         if self._start_idx is not None:
-            features["delayed"] = numpy.concatenate([numpy.array([self._start_idx], data.dtype), data])[: len(data)]
+            features["delayed"] = self._delayed(Ragged(data, numpy.array([len(data)]))).flat
         for i in range(self.add_random_phone_seqs):
             assert self.seq_gen is not None
             phones = self.seq_gen.generate_garbage_seq(len(data))
             features[f"random{i}"] = self.seq_gen.seq_to_class_idxs(phones, dtype=self._data_dtype.name)
         return DatasetSeq(seq_idx=seq_idx, seq_tag=tag, features=features)
+
+    def _delayed(self, data: Ragged) -> Ragged:
+        """:return: each sequence shifted by one"""
+        flat = numpy.empty_like(data.flat)
+        flat[1:] = data.flat[:-1]
+        flat[data.offsets[:-1][numpy.diff(data.offsets) > 0]] = self._start_idx
+        return Ragged(flat, data.lens)
+
+    def _data_of_text(self, corpus_idx: int) -> numpy.ndarray:
+        """
+        :param corpus_idx: number of the text
+        :raises InvalidText: if these are skipped
+        :raises DatasetError: if not
+        """
+        try:
+            return self._encode(self.corpus[corpus_idx])
+        except InvalidText as exc:
+            if not self._raise_on_invalid:
+                raise
+            todo = "Add it to the lexicon" if self.seq_gen is not None else "Add it to the vocabulary"
+            if self._encoder is not None:
+                todo = "Add the symbol, or set auto_replace_unknown_symbol=True"
+            raise DatasetError(
+                f"LmDataset: {exc} ({self._where()}, sequence {self.corpus.tag(corpus_idx)!r}, "
+                f"{self.corpus.where(corpus_idx)}). {todo}, or set error_on_invalid_seq=False to skip such sequences."
+            ) from None
 
     def _encode(self, text: str) -> numpy.ndarray:
         """:return: [T] class indices"""
@@ -446,6 +464,48 @@ class LmDataset(CachedDataset2):
         except KeyError as exc:
             raise InvalidText(f"invalid seq {text!r}, missing lexicon entry {exc!r}") from exc
         return self.seq_gen.seq_to_class_idxs(phones, dtype=self._data_dtype.name)
+
+    # ---- many sequences at once
+
+    def supports_bulk(self) -> bool:
+        """:return: whether the corpus is small, and the data neither random nor skipped"""
+        is_small = self._corpus is not None and self._corpus.num_bytes <= _MAX_BULK_BYTES
+        return super().supports_bulk() and is_small and self._raise_on_invalid and not self._draws
+
+    def _tokens_of(self, corpus_idxs: numpy.ndarray) -> TokenTable:
+        """:return: with these texts"""
+        if self._tokens is None:
+            self._tokens = TokenTable(len(self.corpus), self._data_dtype)
+        self._tokens.add(corpus_idxs, self._data_of_text)
+        return self._tokens
+
+    def get_epoch_seq_lens(self, key: str) -> numpy.ndarray | None:
+        """:return: int64 [num_seqs] in the order of the epoch; the same for all keys. None: see supports_bulk"""
+        if not self.supports_bulk():
+            return None
+        idxs = self._require_order()
+        return self._tokens_of(idxs).lens(idxs)
+
+    def read_seqs(self, seq_idxs: numpy.ndarray, keys: Sequence[str]) -> dict[str, Ragged] | None:
+        """
+        :param seq_idxs: in the order of the epoch
+        :param keys: data keys
+        :return: None: see supports_bulk
+        """
+        if not self.supports_bulk():
+            return None
+        idxs = self._require_order()[seq_idxs]
+        data = self._tokens_of(idxs).select(idxs)
+        return {key: data if key == "data" else self._delayed(data) for key in keys}
+
+    def get_seq_tags(self, seq_idxs: numpy.ndarray | Sequence[int]) -> list[str]:
+        """:return: tags of many sequences"""
+        if not self._raise_on_invalid:
+            return super().get_seq_tags(seq_idxs)
+        order = self._require_order()
+        return self.corpus.select_tags(order[numpy.asarray(seq_idxs, dtype=numpy.int64)])
+
+    # ---- random draws
 
     def _seed_seq(self, seq_idx: int, tag: str) -> None:
         """Random draws of this sequence, if they shall not depend on the others."""

@@ -28,6 +28,7 @@ _SPACES = [
     sorted(encoded for char in map(chr, range(0x110000 >> 4)) if char.isspace() and len(encoded := char.encode()) == n)
     for n in (1, 2, 3)
 ]
+_IS_ASCII_SPACE = numpy.isin(numpy.arange(256), [code[0] for code in _SPACES[0]])
 
 
 class TextLines:
@@ -213,56 +214,43 @@ def _strip_lines(
 ) -> None:
     """Move starts and ends (in place) such that each line is as ``str.strip()`` gives it."""
     bounds = [(int(starts[i]), int(ends[i])) for i in latin1]
-    todo = numpy.arange(len(starts))
+    todo = numpy.flatnonzero(starts < ends)
     while len(todo):
-        todo = todo[_strip_start_once(view, starts, ends, todo)]
-    todo = numpy.arange(len(starts))
+        sizes = _space_sizes(view, starts[todo], ends[todo], at_end=False)
+        todo, sizes = todo[sizes > 0], sizes[sizes > 0]
+        starts[todo] += sizes
+        todo = todo[starts[todo] < ends[todo]]
+    todo = numpy.flatnonzero(starts < ends)
     while len(todo):
-        todo = todo[_strip_end_once(view, starts, ends, todo)]
+        sizes = _space_sizes(view, starts[todo], ends[todo], at_end=True)
+        todo, sizes = todo[sizes > 0], sizes[sizes > 0]
+        ends[todo] -= sizes
+        todo = todo[starts[todo] < ends[todo]]
     for idx, (start, end) in zip(latin1.tolist(), bounds, strict=True):
         text = buffer[start:end].decode("latin1")
         starts[idx] = start + len(text) - len(text.lstrip())
         ends[idx] = starts[idx] + len(text.strip())
 
 
-def _strip_start_once(
-    view: numpy.ndarray, starts: numpy.ndarray, ends: numpy.ndarray, todo: numpy.ndarray
-) -> numpy.ndarray:
-    """:return: bool [len(todo)]: where something was removed"""
-    changed = numpy.zeros(len(todo), dtype=bool)
-    for codes in _SPACES:
-        size = len(codes[0])
-        at = starts[todo]
-        place = numpy.flatnonzero((ends[todo] - at >= size) & ~changed)
-        place = place[_is_one_of(view, at[place], codes)]
-        starts[todo[place]] += size
-        changed[place] = True
-    return changed
-
-
-def _strip_end_once(
-    view: numpy.ndarray, starts: numpy.ndarray, ends: numpy.ndarray, todo: numpy.ndarray
-) -> numpy.ndarray:
-    """:return: bool [len(todo)]: where something was removed"""
-    changed = numpy.zeros(len(todo), dtype=bool)
-    for codes in _SPACES:
-        size = len(codes[0])
-        at = ends[todo] - size
-        place = numpy.flatnonzero((at >= starts[todo]) & ~changed)
-        place = place[_is_one_of(view, at[place], codes)]
-        ends[todo[place]] -= size
-        changed[place] = True
-    return changed
-
-
-def _is_one_of(view: numpy.ndarray, at: numpy.ndarray, codes: list[bytes]) -> numpy.ndarray:
+def _space_sizes(view: numpy.ndarray, starts: numpy.ndarray, ends: numpy.ndarray, *, at_end: bool) -> numpy.ndarray:
     """
     :param view: uint8, the text
-    :param at: positions in it
-    :param codes: of equal size
-    :return: bool [len(at)], whether one of the codes is there
+    :param starts: int64 [n]
+    :param ends: int64 [n], larger
+    :param at_end: look at the last characters, not at the first
+    :return: int64 [n], bytes of that character if it is white space, else 0
     """
-    value = numpy.zeros(len(at), dtype=numpy.int64)
-    for i in range(len(codes[0])):
-        value = (value << 8) | view[at + i]
-    return numpy.isin(value, [int.from_bytes(code, "big") for code in codes])
+    outer = view[ends - 1] if at_end else view[starts]
+    sizes = _IS_ASCII_SPACE[outer].astype(numpy.int64)
+    not_ascii = numpy.flatnonzero(outer >= 0x80)
+    if not len(not_ascii):
+        return sizes
+    starts, ends = starts[not_ascii], ends[not_ascii]
+    for size, codes in ((2, _SPACES[1]), (3, _SPACES[2])):
+        fits = numpy.flatnonzero(ends - starts >= size)
+        at = ends[fits] - size if at_end else starts[fits]
+        value = numpy.zeros(len(at), dtype=numpy.int64)
+        for i in range(size):
+            value = (value << 8) | view[at + i]
+        sizes[not_ascii[fits[numpy.isin(value, [int.from_bytes(code, "big") for code in codes])]]] = size
+    return sizes
