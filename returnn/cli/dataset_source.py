@@ -29,6 +29,7 @@ __all__ = [
     "init_tool_log",
     "load_config_for_tool",
     "create_dataset",
+    "dataset_opts",
     "open_dataset",
     "greet",
     "choose_key",
@@ -140,8 +141,14 @@ def load_config_for_tool(filename: str | None, *, verbosity: int, options: Seque
     return config
 
 
-def _opts_of_config(config: Config, name: str | None, filename: str) -> tuple[str, Any]:
-    """:return: name, and what init_dataset takes. Any: of the user"""
+def dataset_opts(config: Config, name: str | None, filename: str) -> tuple[str, Any]:
+    """
+    :param config: loaded
+    :param name: option, also as "config:NAME"; or name in eval_datasets; or dataset literal; None: train
+    :param filename: of the config, for the error
+    :return: name, and what init_dataset takes. Any: of the user
+    :raises MissingOptionError: there is no such dataset
+    """
     name = "train" if name is None else name.strip()
     if name.startswith("{"):
         return "dataset", parse_source(name).opts
@@ -184,7 +191,7 @@ def create_dataset(source: DatasetSource, config: Config, dataset_name: str | No
                 )
             )
         return init_dataset(source.opts or {}, default_kwargs={"name": "dataset"})
-    name, opts = _opts_of_config(config, dataset_name, source.text)
+    name, opts = dataset_opts(config, dataset_name, source.text)
     if isinstance(opts, (dict, str)) or callable(opts):
         return init_dataset(opts, default_kwargs={"name": name})
     return init_dataset(opts)
