@@ -9,7 +9,8 @@ from returnn.datasets._lm.corpus_files import _is_bliss, _iter_bliss, _iter_txt,
 from returnn.datasets._lm.lexicon import Lexicon
 from returnn.datasets._lm.lm_dataset import LmDataset
 from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
-from returnn.datasets._lm.translation import TranslationDataset, TranslationFactorsDataset
+from returnn.datasets._lm.translation import TranslationDataset
+from returnn.datasets._lm.translation_factors import TranslationFactorsDataset
 from returnn.datasets.util.cleaners import (
     basic_cleaners,
     collapse_whitespace,

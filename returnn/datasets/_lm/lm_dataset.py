@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._lm.indexed import IndexedDataset
 from returnn.datasets._lm.lm_corpus import LmCorpus
 from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
-from returnn.datasets._lm.symbol_files import labels_of_symbols, load_replace_map, load_symbol_list, load_symbol_map
-from returnn.datasets._lm.text_encoder import InvalidText, SymbolEncoder
+from returnn.datasets._lm.symbol_files import load_replace_map, load_symbol_list, load_symbol_map
+from returnn.datasets._lm.text_encoder import InvalidText, PhoneEncoder, SymbolEncoder, TextEncoder, VocabEncoder
 from returnn.datasets._lm.token_table import TokenTable
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
@@ -23,6 +24,7 @@ from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetError, DatasetOptionError
 from returnn.log import log
 from returnn.util.cache_manager import cf
+from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["LmDataset"]
 
@@ -32,7 +34,7 @@ _MAX_BULK_BYTES = 4 << 20
 FileNames = str | os.PathLike[str] | Sequence[str]
 
 
-class LmDataset(CachedDataset2):
+class LmDataset(IndexedDataset):
     """
     Each line of a text file, or each segment of a Bliss corpus, is one sequence: "data" are the indices of its characters,
     words, labels of a vocabulary, or phonemes. The tags are ``line-N``, counted over all files, from 0, without the
@@ -126,23 +128,18 @@ class LmDataset(CachedDataset2):
         self.delayed_seq_data_start_symbol = delayed_seq_data_start_symbol
         self.use_cache_manager = use_cache_manager
         self.seq_list_file = seq_list_file
-        self.orth_vocab: Vocabulary | None = None
-        self._orth_vocab = orth_vocab
+        self.orth_vocab = orth_vocab
         self.orth_post_process = orth_post_process
         self.dtype = dtype
         self.tag_prefix = tag_prefix
         self.random_state_per_seq = random_state_per_seq
-        self.seq_gen: PhoneSeqGenerator | None = None
-        self.orth_symbols_map: dict[str, int] = {}
-        self._encoder: SymbolEncoder | None = None
         self._check_which_labels()
+        self._encoder = self._create_encoder()
         self._post_process = get_post_processor_function(orth_post_process) if orth_post_process else None
-        self.labels["data"] = self._init_labels()
         self._init_data_info()
         self._corpus: LmCorpus | None = None
         self._text_lens: numpy.ndarray | None = None
         self._tokens: TokenTable | None = None
-        self._order: numpy.ndarray | None = None
         self._next_in_order = 0
         self._next_seq_idx = 0
         self._num_skipped = 0
@@ -152,7 +149,7 @@ class LmDataset(CachedDataset2):
 
     def _check_which_labels(self) -> None:
         given = {
-            "orth_vocab": self._orth_vocab,
+            "orth_vocab": self.orth_vocab,
             "orth_symbols_file": self.orth_symbols_file,
             "orth_symbols_map_file": self.orth_symbols_map_file,
             "phone_info": self.phone_info,
@@ -162,7 +159,7 @@ class LmDataset(CachedDataset2):
             raise DatasetOptionError(f"LmDataset: need {' or '.join(given)} ({self._where()}).")
         if len(names) > 1:
             raise DatasetOptionError(f"{self._where()}: give only one of the options {', '.join(names)}.")
-        if self._orth_vocab is not None and (
+        if self.orth_vocab is not None and (
             self.parse_orth_opts
             or self.auto_replace_unknown_symbol
             or self.orth_replace_map_file
@@ -175,26 +172,22 @@ class LmDataset(CachedDataset2):
         if self.add_random_phone_seqs and self.phone_info is None:
             raise DatasetOptionError(f"{self._where()}: option add_random_phone_seqs needs phone_info.")
 
-    def _init_labels(self) -> Sequence[str]:
-        """:return: labels of the classes"""
-        if self._orth_vocab is not None:
-            vocab = self._orth_vocab
-            vocab = vocab if isinstance(vocab, Vocabulary) else Vocabulary.create_vocab(**vocab)
-            self.orth_vocab = vocab
-            return vocab.labels
+    def _create_encoder(self) -> TextEncoder:
+        if self.orth_vocab is not None:
+            vocab = self.orth_vocab
+            return VocabEncoder(vocab if isinstance(vocab, Vocabulary) else Vocabulary.create_vocab(**vocab))
         if self.phone_info is not None:
-            self.seq_gen = PhoneSeqGenerator(**self.phone_info)
-            return self.seq_gen.get_class_labels()
+            return PhoneEncoder(PhoneSeqGenerator(**self.phone_info))
         if self.orth_symbols_file is not None:
-            self.orth_symbols_map = load_symbol_list(self.orth_symbols_file)
+            symbols = load_symbol_list(self.orth_symbols_file)
         else:
             assert self.orth_symbols_map_file is not None
-            self.orth_symbols_map = load_symbol_map(self.orth_symbols_map_file)
+            symbols = load_symbol_map(self.orth_symbols_map_file)
         replace_map = {}
         if self.orth_replace_map_file is not None:
             replace_map = load_replace_map(self.orth_replace_map_file, word_based=self.word_based)
-        self._encoder = SymbolEncoder(
-            self.orth_symbols_map,
+        return SymbolEncoder(
+            symbols,
             parse_opts=self.parse_orth_opts,
             replace_map=replace_map,
             word_based=self.word_based,
@@ -204,10 +197,10 @@ class LmDataset(CachedDataset2):
             unknown_symbol=self.unknown_symbol,
             num_log_unknown=self.log_auto_replace_unknown_symbols,
         )
-        return labels_of_symbols(self.orth_symbols_map)
 
     def _init_data_info(self) -> None:
-        num_labels = len(self.labels["data"])
+        labels = self._encoder.labels
+        num_labels = len(labels)
         self._data_dtype = numpy.dtype(self.dtype or ("int8" if num_labels <= _MAX_INT8_LABELS else "int32"))
         if self._data_dtype.kind not in "iu" or numpy.iinfo(self._data_dtype).max < num_labels - 1:
             raise DatasetOptionError(
@@ -221,22 +214,15 @@ class LmDataset(CachedDataset2):
         keys += [f"random{i}" for i in range(self.add_random_phone_seqs)]
         self.num_inputs = num_labels
         self.num_outputs = {key: [num_labels, 1] for key in keys}
-        for key in keys[1:]:
-            self.labels[key] = self.labels["data"]
-        self._start_idx = self._idx_of_start_symbol() if self.add_delayed_seq_data else None
-
-    def _idx_of_start_symbol(self) -> int:
-        symbol = self.delayed_seq_data_start_symbol
-        try:
-            if self.orth_vocab is not None:
-                idx = self.orth_vocab.label_to_id(symbol)
-                assert idx is not None
-                return idx
-            return self.orth_symbols_map[symbol] if self.orth_symbols_map else list(self.labels["data"]).index(symbol)
-        except (KeyError, ValueError):
-            raise DatasetOptionError(
-                f"{self._where()}: delayed_seq_data_start_symbol {symbol!r} is not one of the {self.num_inputs} labels."
-            ) from None
+        self.labels = dict.fromkeys(keys, labels)
+        self._start_idx: int | None = None
+        if self.add_delayed_seq_data:
+            symbol = self.delayed_seq_data_start_symbol
+            self._start_idx = self._encoder.find_label(symbol)
+            if self._start_idx is None:
+                raise DatasetOptionError(
+                    f"{self._where()}: delayed_seq_data_start_symbol {symbol!r} is not one of the {num_labels} labels."
+                )
 
     # ---- corpus
 
@@ -263,34 +249,17 @@ class LmDataset(CachedDataset2):
             raise NotImplementedError(f"{self!r}: the number of lines is not known before the first epoch")
         return len(self.corpus)
 
-    def get_all_tags(self) -> list[str]:
-        """:return: tags of the whole corpus"""
-        return self.corpus.select_tags(range(len(self.corpus)))
+    def _find_tags(self, tags: Sequence[str]) -> numpy.ndarray:
+        return self.corpus.find_tags(tags, where=self._where())
 
-    def supports_seq_order_sorting(self) -> bool:
-        """:return: True: by the number of characters"""
-        return True
+    def _corpus_tags(self, corpus_idxs: numpy.ndarray) -> list[str]:
+        return self.corpus.select_tags(corpus_idxs)
 
-    def have_corpus_seq_idx(self) -> bool:
-        """:return: whether no sequences are skipped"""
-        return self.error_on_invalid_seq
-
-    def get_corpus_seq_idx(self, sorted_seq_idx: int) -> int:
-        """:return: number of the text"""
-        if not self._raise_on_invalid:
-            raise NotImplementedError(f"{self!r}: invalid sequences are skipped, so positions are not known")
-        return int(self._require_order()[sorted_seq_idx])
-
-    def get_current_seq_order(self) -> numpy.ndarray:
-        """:return: corpus indices of the current epoch, including those that are skipped as invalid"""
-        return self._require_order()
-
-    def _require_order(self) -> numpy.ndarray:
-        if self._order is None:
-            raise DatasetError(
-                self._describe("The order of the epoch is not known", todo="Call init_seq_order(epoch) first")
-            )
-        return self._order
+    def _lens_for_order(self) -> numpy.ndarray:
+        """:return: number of characters"""
+        if self._text_lens is None:
+            self._text_lens = self.corpus.num_chars()
+        return self._text_lens
 
     # ---- order
 
@@ -304,53 +273,48 @@ class LmDataset(CachedDataset2):
         See Dataset. Reads the corpus files at the first call.
 
         :param epoch: from 1
-        :param seq_list: tags, instead of the ordering
+        :param seq_list: tags, instead of the ordering. Then invalid sequences are not skipped
         :param seq_order: corpus indices likewise
         """
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
         self._raise_on_invalid = self.error_on_invalid_seq
         if (seq_list is not None or seq_order is not None) and not self._raise_on_invalid:
-            print(
-                f"{self._where()}: in a predefined order, sequences are not skipped: error_on_invalid_seq", file=log.v4
-            )
+            print(f"{self._where()}: in a given order, error_on_invalid_seq=True is used", file=log.v4)
             self._raise_on_invalid = True
-        if seq_order is not None:
-            self._order = self._checked_order(numpy.asarray(seq_order, dtype=numpy.int64))
-        elif seq_list is not None:
-            self._order = self.corpus.find_tags(seq_list, where=self._where())
-        else:
-            order = self.get_seq_order_for_epoch(epoch, len(self.corpus), self._seq_lens_for_order())
-            self._order = numpy.asarray(order, dtype=numpy.int64)
-        self._num_seqs = len(self._order) if self._raise_on_invalid else None
+        if not self._raise_on_invalid:
+            self._num_seqs = None
         self._next_in_order = self._next_seq_idx = self._num_skipped = 0
-        seed = self._get_random_seed_for_epoch(epoch=epoch)
-        if self.seq_gen is not None:
-            self.seq_gen.set_random_seed(seed)
-        if self.orth_vocab is not None:
-            self.orth_vocab.set_random_seed(seed)
+        self._encoder.set_random_seed(self._get_random_seed_for_epoch(epoch=epoch))
         return True
 
-    def _checked_order(self, order: numpy.ndarray) -> numpy.ndarray:
-        num = len(self.corpus)
-        if len(order) and not (0 <= int(order.min()) and int(order.max()) < num):
-            raise DatasetError(
-                self._describe(
-                    "seq_order has an index outside of the corpus",
-                    expected=f"0 <= index < {num}",
-                    got=[int(order.min()), int(order.max())],
-                )
-            )
-        return order
+    def have_corpus_seq_idx(self) -> bool:
+        """:return: whether no sequences are skipped"""
+        return self.error_on_invalid_seq
 
-    def _seq_lens_for_order(self) -> numpy.ndarray:
-        """:return: int64, number of characters of each text"""
-        if self._text_lens is None:
-            self._text_lens = self.corpus.num_chars()
-        return self._text_lens
+    def get_corpus_seq_idx(self, sorted_seq_idx: int) -> int:
+        """:return: number of the text"""
+        if not self._raise_on_invalid:
+            raise OptionalNotImplementedError(f"{self!r}: invalid sequences are skipped, so positions are not known")
+        return super().get_corpus_seq_idx(sorted_seq_idx)
 
-    def get_estimated_seq_length(self, seq_idx: int) -> int:
-        """:return: number of characters"""
-        return int(self._seq_lens_for_order()[self.get_corpus_seq_idx(seq_idx)])
+    def get_current_seq_order(self) -> numpy.ndarray:
+        """:return: int64 numbers of the texts"""
+        if not self._raise_on_invalid:
+            raise OptionalNotImplementedError(f"{self!r}: invalid sequences are skipped, so the order is not known")
+        return super().get_current_seq_order()
+
+    def get_tag(self, sorted_seq_idx: int) -> str:
+        """:return: tag"""
+        return super().get_tag(sorted_seq_idx) if self._raise_on_invalid else self._tag_of_loaded(sorted_seq_idx)
+
+    def get_seq_tags(self, seq_idxs: numpy.ndarray | Sequence[int]) -> list[str]:
+        """:return: tags of many sequences"""
+        if self._raise_on_invalid:
+            return super().get_seq_tags(seq_idxs)
+        return [self._tag_of_loaded(int(i)) for i in seq_idxs]
+
+    def _tag_of_loaded(self, seq_idx: int) -> str:
+        return CachedDataset2.get_tag(self, seq_idx)
 
     # ---- data
 
@@ -365,12 +329,6 @@ class LmDataset(CachedDataset2):
     def get_data_dtype(self, key: str) -> str:
         """:return: the same for all keys"""
         return self._data_dtype.name
-
-    def get_tag(self, sorted_seq_idx: int) -> str:
-        """See Dataset."""
-        if self._raise_on_invalid:
-            return self.corpus.tag(int(self._require_order()[sorted_seq_idx]))
-        return super().get_tag(sorted_seq_idx)
 
     def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
         order = self._require_order()
@@ -416,9 +374,8 @@ class LmDataset(CachedDataset2):
         if self._start_idx is not None:
             features["delayed"] = self._delayed(Ragged(data, numpy.array([len(data)]))).flat
         for i in range(self.add_random_phone_seqs):
-            assert self.seq_gen is not None
-            phones = self.seq_gen.generate_garbage_seq(len(data))
-            features[f"random{i}"] = self.seq_gen.seq_to_class_idxs(phones, dtype=self._data_dtype.name)
+            assert isinstance(self._encoder, PhoneEncoder)
+            features[f"random{i}"] = self._encoder.encode_random(len(data)).astype(self._data_dtype)
         return DatasetSeq(seq_idx=seq_idx, seq_tag=tag, features=features)
 
     def _delayed(self, data: Ragged) -> Ragged:
@@ -439,38 +396,23 @@ class LmDataset(CachedDataset2):
         except InvalidText as exc:
             if not self._raise_on_invalid:
                 raise
-            todo = "Add it to the lexicon" if self.seq_gen is not None else "Add it to the vocabulary"
-            if self._encoder is not None:
-                todo = "Add the symbol, or set auto_replace_unknown_symbol=True"
             raise DatasetError(
                 f"LmDataset: {exc} ({self._where()}, sequence {self.corpus.tag(corpus_idx)!r}, "
-                f"{self.corpus.where(corpus_idx)}). {todo}, or set error_on_invalid_seq=False to skip such sequences."
+                f"{self.corpus.where(corpus_idx)}). {self._encoder.advice}, or set error_on_invalid_seq=False to skip such sequences."
             ) from None
 
     def _encode(self, text: str) -> numpy.ndarray:
         """:return: [T] class indices"""
         if self._post_process is not None:
             text = self._post_process(text)
-        if self._encoder is not None:
-            return numpy.array(self._encoder.encode(text), dtype=self._data_dtype)
-        if self.orth_vocab is not None:
-            try:
-                return numpy.array(self.orth_vocab.get_seq(text), dtype=self._data_dtype)
-            except KeyError as exc:
-                raise InvalidText(f"invalid seq {text!r}, missing in orth_vocab: {exc}") from exc
-        assert self.seq_gen is not None
-        try:
-            phones = self.seq_gen.generate_seq(text)
-        except KeyError as exc:
-            raise InvalidText(f"invalid seq {text!r}, missing lexicon entry {exc!r}") from exc
-        return self.seq_gen.seq_to_class_idxs(phones, dtype=self._data_dtype.name)
+        return numpy.array(self._encoder.encode(text), dtype=self._data_dtype)
 
     # ---- many sequences at once
 
     def supports_bulk(self) -> bool:
         """:return: whether the corpus is small, and the data neither random nor skipped"""
         is_small = self._corpus is not None and self._corpus.num_bytes <= _MAX_BULK_BYTES
-        return super().supports_bulk() and is_small and self._raise_on_invalid and not self._draws
+        return super().supports_bulk() and is_small and self._raise_on_invalid and not self._encoder.draws
 
     def _tokens_of(self, corpus_idxs: numpy.ndarray) -> TokenTable:
         """:return: with these texts"""
@@ -498,32 +440,13 @@ class LmDataset(CachedDataset2):
         data = self._tokens_of(idxs).select(idxs)
         return {key: data if key == "data" else self._delayed(data) for key in keys}
 
-    def get_seq_tags(self, seq_idxs: numpy.ndarray | Sequence[int]) -> list[str]:
-        """:return: tags of many sequences"""
-        if not self._raise_on_invalid:
-            return super().get_seq_tags(seq_idxs)
-        order = self._require_order()
-        return self.corpus.select_tags(order[numpy.asarray(seq_idxs, dtype=numpy.int64)])
-
     # ---- random draws
 
     def _seed_seq(self, seq_idx: int, tag: str) -> None:
         """Random draws of this sequence, if they shall not depend on the others."""
         per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
-        if not per_seq or not self._draws:
-            return
-        seed = int(self.get_seq_random_state(seq_idx, tag).randint(2**31))
-        if self.seq_gen is not None:
-            self.seq_gen.set_random_seed(seed)
-        if self.orth_vocab is not None:
-            self.orth_vocab.set_random_seed(seed)
-
-    @property
-    def _draws(self) -> bool:
-        """:return: whether there are random draws per sequence"""
-        if self.orth_vocab is not None:
-            return type(self.orth_vocab).set_random_seed is not Vocabulary.set_random_seed
-        return self.seq_gen is not None
+        if per_seq and self._encoder.draws:
+            self._encoder.set_random_seed(int(self.get_seq_random_state(seq_idx, tag).randint(2**31)))
 
 
 def _as_names(value: FileNames | Callable[[], FileNames]) -> list[str]:

@@ -1,43 +1,41 @@
 """
-From a text to class indices: by a table of orthography symbols, or by a vocabulary.
+From a text to class indices: by a table of orthography symbols, by a vocabulary, or by a lexicon of phonemes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy
 
+from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
+from returnn.datasets._lm.symbol_files import labels_of_symbols
+from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetOptionError
 from returnn.log import log
 from returnn.util.strings import parse_orthography
 
-__all__ = ["InvalidText", "TextEncoder", "SymbolEncoder"]
+__all__ = ["InvalidText", "TextEncoder", "SymbolEncoder", "VocabEncoder", "PhoneEncoder"]
 
 
 class InvalidText(Exception):
     """A text that has no class indices. Argument: the message."""
 
 
-class TextEncoder(Protocol):
-    """Gives the data of a text."""
-
-    def encode(self, text: str) -> Sequence[int] | numpy.ndarray:
-        """
-        :param text: of one sequence
-        :return: class indices
-        :raises InvalidText: there are none
-        """
-        ...
-
-
 class SymbolEncoder:
-    """Splits a text into symbols (characters or words), replaces some, and looks up their indices."""
+    """
+    Splits a text into symbols (characters or words), replaces some, and looks up their indices.
+
+    All encoders have ``labels`` by class, ``draws`` (whether there are random draws), and ``advice`` about invalid texts.
+    """
+
+    draws = False
+    advice = "Add the symbol, or set auto_replace_unknown_symbol=True"
 
     def __init__(
         self,
-        symbols: Mapping[str, int],
+        symbols: dict[str, int],
         *,
         parse_opts: Mapping[str, Any],
         replace_map: Mapping[str, Sequence[str]],
@@ -59,6 +57,7 @@ class SymbolEncoder:
         :param unknown_symbol: by this; None: by nothing
         :param num_log_unknown: log only that many replacements of unknown symbols
         """
+        self.labels: Sequence[str] = labels_of_symbols(symbols)
         self._symbols = symbols
         self._word_based = word_based
         self._replace_map = {symbol: list(by) for symbol, by in replace_map.items()}
@@ -74,8 +73,19 @@ class SymbolEncoder:
         self._num_log_unknown = num_log_unknown
         self._logged: set[str] = set()
 
+    def find_label(self, label: str) -> int | None:
+        """:return: its class; None: there is no such label"""
+        return self._symbols.get(label)
+
+    def set_random_seed(self, seed: int) -> None:
+        """Nothing is drawn."""
+
     def encode(self, text: str) -> list[int]:
-        """See :class:`TextEncoder`."""
+        """
+        :param text: of one sequence
+        :return: class indices
+        :raises InvalidText: there are none
+        """
         symbols = parse_orthography(text, **self._parse_opts)
         if self._replace_map:
             symbols = [new for symbol in symbols for new in self._replace_map.get(symbol, (symbol,))]
@@ -116,3 +126,74 @@ class SymbolEncoder:
         )
         if len(self._logged) == self._num_log_unknown:
             print("LmDataset: will stop logging about auto-replace with unknown symbol now", file=log.v4)
+
+
+class VocabEncoder:
+    """By a vocabulary."""
+
+    advice = "Add it to the vocabulary, or set its option unknown_label"
+
+    def __init__(self, vocab: Vocabulary) -> None:
+        """
+        :param vocab: any
+        """
+        self._vocab = vocab
+        self.draws = type(vocab).set_random_seed is not Vocabulary.set_random_seed
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """:return: of the vocabulary"""
+        return self._vocab.labels
+
+    def find_label(self, label: str) -> int | None:
+        """As in :class:`SymbolEncoder`."""
+        return self._vocab.label_to_id(label, None)
+
+    def set_random_seed(self, seed: int) -> None:
+        """Restart the random numbers."""
+        self._vocab.set_random_seed(seed)
+
+    def encode(self, text: str) -> Sequence[int]:
+        """As in :class:`SymbolEncoder`."""
+        try:
+            return self._vocab.get_seq(text)
+        except KeyError as exc:
+            raise InvalidText(f"invalid seq {text!r}, missing in orth_vocab: {exc}") from exc
+
+
+class PhoneEncoder:
+    """By a lexicon: random allophone states."""
+
+    draws = True
+    advice = "Add it to the lexicon"
+
+    def __init__(self, seq_gen: PhoneSeqGenerator) -> None:
+        """
+        :param seq_gen: of random states
+        """
+        self._seq_gen = seq_gen
+        self.labels: Sequence[str] = seq_gen.get_class_labels()
+
+    def find_label(self, label: str) -> int | None:
+        """As in :class:`SymbolEncoder`."""
+        return list(self.labels).index(label) if label in self.labels else None
+
+    def set_random_seed(self, seed: int) -> None:
+        """Restart the random numbers."""
+        self._seq_gen.set_random_seed(seed)
+
+    def encode(self, text: str) -> numpy.ndarray:
+        """As in :class:`SymbolEncoder`."""
+        try:
+            phones = self._seq_gen.generate_seq(text)
+        except KeyError as exc:
+            raise InvalidText(f"invalid seq {text!r}, missing lexicon entry {exc!r}") from exc
+        return self._seq_gen.seq_to_class_idxs(phones)
+
+    def encode_random(self, length: int) -> numpy.ndarray:
+        """:return: [length] classes of random phonemes"""
+        return self._seq_gen.seq_to_class_idxs(self._seq_gen.generate_garbage_seq(length))
+
+
+#: Gives the data of a text
+TextEncoder: TypeAlias = SymbolEncoder | VocabEncoder | PhoneEncoder

@@ -10,21 +10,21 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._lm.indexed import IndexedDataset
 from returnn.datasets._lm.word_files import WordIds, find_file, labels_of_words, load_word_vocab, read_word_columns
 from returnn.datasets.basic import DatasetSeq
-from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.ragged import Ragged
 from returnn.datasets.seq_lists import load_seq_list_file
 from returnn.errors import DataFileError, DatasetOptionError, UnknownDataKeyError, UnknownSeqTagError
 from returnn.util.cache_manager import cf
 from returnn.util.numbers_dict import NumbersDict
 
-__all__ = ["TranslationDataset", "TranslationFactorsDataset"]
+__all__ = ["TranslationDataset"]
 
 _TAG_PREFIX = "line-"
 
 
-class TranslationDataset(CachedDataset2):
+class TranslationDataset(IndexedDataset):
     """
     Files in one directory: ``source.POSTFIX`` and ``target.POSTFIX`` (text, one sequence per line, UTF-8, maybe with
     ``.gz``), ``source.vocab.pkl`` and ``target.vocab.pkl`` (pickled dict word -> index).
@@ -82,7 +82,6 @@ class TranslationDataset(CachedDataset2):
         self._columns: dict[str, tuple[numpy.ndarray, numpy.ndarray]] = {}
         self._num_lines: int | None = None
         self._line_of_seq: numpy.ndarray | None = None  # of the corpus; None: the same
-        self._order: numpy.ndarray | None = None
         self._add_sources()
         if not source_only:
             self._add_targets()
@@ -228,49 +227,11 @@ class TranslationDataset(CachedDataset2):
         lens = numpy.diff(self._columns[key][1])
         return lens if self._line_of_seq is None else lens[self._line_of_seq]
 
-    # ---- order
+    # ---- corpus
 
-    def init_seq_order(
-        self,
-        epoch: int | None = None,
-        seq_list: Sequence[str] | None = None,
-        seq_order: Sequence[int] | numpy.ndarray | None = None,
-    ) -> bool:
-        """
-        See Dataset. Reads the files at the first call.
-
-        :param epoch: from 1
-        :param seq_list: tags, ``line-`` and the line number from 0
-        :param seq_order: corpus indices
-        """
-        super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
-        self._load()
-        if seq_order is not None:
-            order = self._checked_order(numpy.asarray(seq_order, dtype=numpy.int64))
-        elif seq_list is not None:
-            order = self._order_of_tags(seq_list)
-        else:
-            num_seqs = self.get_total_num_seqs()
-            lens = self._corpus_lens(self.main_input_key)
-            order = numpy.asarray(self.get_seq_order_for_epoch(epoch, num_seqs, lens), dtype=numpy.int64)
-        self._order = order
-        self._num_seqs = len(order)
-        return True
-
-    def _checked_order(self, order: numpy.ndarray) -> numpy.ndarray:
-        num_seqs = self.get_total_num_seqs()
-        if len(order) and not (0 <= int(order.min()) and int(order.max()) < num_seqs):
-            raise DatasetOptionError(
-                self._describe(
-                    "seq_order has an index outside of the corpus",
-                    expected=f"0 <= index < {num_seqs}",
-                    got=[int(order.min()), int(order.max())],
-                )
-            )
-        return order
-
-    def _order_of_tags(self, tags: Sequence[str]) -> numpy.ndarray:
+    def _find_tags(self, tags: Sequence[str]) -> numpy.ndarray:
         """:return: corpus indices; of a line that is there several times the last"""
+        self._load()
         assert self._num_lines is not None
         seq_of_line = numpy.arange(self._num_lines)
         if self._line_of_seq is not None:
@@ -290,28 +251,12 @@ class TranslationDataset(CachedDataset2):
             )
         return order
 
-    def supports_seq_order_sorting(self) -> bool:
-        """:return: True: by the number of source words, with postfix"""
-        return True
+    def _corpus_tags(self, corpus_idxs: numpy.ndarray) -> list[str]:
+        return [f"{_TAG_PREFIX}{line}" for line in self._lines(corpus_idxs).tolist()]
 
-    def get_current_seq_order(self) -> numpy.ndarray:
-        """:return: int64 [num_seqs] corpus indices"""
-        return self._require_order()
-
-    def _require_order(self) -> numpy.ndarray:
-        if self._order is None:
-            raise DatasetOptionError(
-                self._describe("The order of the epoch is not known", todo="Call init_seq_order(epoch) first")
-            )
-        return self._order
-
-    def have_corpus_seq_idx(self) -> bool:
-        """:return: True"""
-        return True
-
-    def get_corpus_seq_idx(self, sorted_seq_idx: int) -> int:
-        """:return: line number, or with seq_list_file the position in it"""
-        return int(self._require_order()[sorted_seq_idx])
+    def _lens_for_order(self) -> numpy.ndarray:
+        """:return: number of source words, with postfix"""
+        return self._corpus_lens(self.main_input_key)
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """
@@ -324,20 +269,6 @@ class TranslationDataset(CachedDataset2):
             self._load()
         assert self._num_lines is not None
         return self._num_lines if self._line_of_seq is None else len(self._line_of_seq)
-
-    def get_all_tags(self) -> list[str]:
-        """:return: of the corpus"""
-        return [f"{_TAG_PREFIX}{line}" for line in self._lines(numpy.arange(self.get_total_num_seqs())).tolist()]
-
-    def get_tag(self, sorted_seq_idx: int) -> str:
-        """:return: e.g. "line-0" """
-        return self.get_seq_tags([sorted_seq_idx])[0]
-
-    def get_estimated_seq_length(self, seq_idx: int) -> int:
-        """:return: number of source words, with postfix"""
-        line = self._lines(self._require_order()[[seq_idx]])[0]
-        offsets = self._columns[self.main_input_key][1]
-        return int(offsets[line + 1] - offsets[line])
 
     def get_seq_length(self, sorted_seq_idx: int) -> NumbersDict:
         """:return: data key -> number of words"""
@@ -373,49 +304,3 @@ class TranslationDataset(CachedDataset2):
         """
         idxs = self._require_order()[seq_idxs]
         return {key: self._select(key, idxs) for key in keys}
-
-    def get_seq_tags(self, seq_idxs: numpy.ndarray | Sequence[int]) -> list[str]:
-        """:return: tags of many sequences"""
-        idxs = self._require_order()[numpy.asarray(seq_idxs, dtype=numpy.int64)]
-        return [f"{_TAG_PREFIX}{line}" for line in self._lines(idxs).tolist()]
-
-
-class TranslationFactorsDataset(TranslationDataset):
-    """
-    TranslationDataset with words made of several factors, e.g. ``this|u is|l``: one data key for each factor.
-    All have the same length.
-    """
-
-    def __init__(
-        self,
-        source_factors: str | Sequence[str] | None = None,
-        target_factors: str | Sequence[str] | None = None,
-        factor_separator: str = "|",
-        **kwargs: Any,
-    ) -> None:
-        """
-        :param source_factors: data keys of the further factors of the source words; the first one is "data".
-            Vocabulary ``KEY.vocab.pkl``
-        :param target_factors: likewise; the first one is "classes"
-        :param factor_separator: between the factors of a word
-        :param kwargs: see TranslationDataset. The postfixes are appended to each factor. Any: each has its own type
-        """
-        self._source_factors = _as_list(source_factors)
-        self._target_factors = _as_list(target_factors)
-        self._factor_separator = factor_separator
-        super().__init__(**kwargs)
-
-    @property
-    def _separator(self) -> str:
-        return self._factor_separator
-
-    def _add_sources(self) -> None:
-        self._add_file(self.source_file_prefix, [self.main_source_data_key, *self._source_factors])
-
-    def _add_targets(self) -> None:
-        keys = [self.main_target_data_key, *self._target_factors]
-        self._add_file(self.target_file_prefix, keys, read=not self.search_without_reference)
-
-
-def _as_list(value: str | Sequence[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or ())
