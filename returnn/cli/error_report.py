@@ -147,10 +147,8 @@ def _is_user_file(filename: str) -> bool:
     if filename.startswith("<"):
         return filename == "<config string>"
     path = os.path.abspath(filename)
-    if (
-        os.path.basename(path) == "rnn.py"
-        and os.path.dirname(path) + os.sep == os.path.dirname(_PACKAGE_DIR.rstrip(os.sep)) + os.sep
-    ):
+    root = os.path.dirname(_PACKAGE_DIR.rstrip(os.sep))
+    if path == os.path.join(root, "rnn.py") or os.path.dirname(path) == os.path.join(root, "tools"):
         return False
     return not path.startswith((_PACKAGE_DIR, *_LIBRARY_DIRS)) and "site-packages" not in path
 
