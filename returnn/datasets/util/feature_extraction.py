@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy
 
@@ -147,7 +146,9 @@ class ExtractAudioFeatures:
         """:return: last axis of the features, with deltas and joined frames"""
         return (self.with_delta + 1) * self.num_feature_filters * (self.join_frames or 1)
 
-    def get_audio_features_from_raw_bytes(self, raw_bytes: io.BytesIO, seq_name: str | None = None) -> numpy.ndarray:
+    def get_audio_features_from_raw_bytes(
+        self, raw_bytes: IO[bytes] | bytes, seq_name: str | None = None
+    ) -> numpy.ndarray:
         """
         :param raw_bytes: content of an audio file (ogg, flac, wav, ...)
         :param seq_name: for post_process and error texts

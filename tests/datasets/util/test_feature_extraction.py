@@ -6,9 +6,11 @@ import io
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from returnn.errors import (
     MissingRandomStateError,
     OptionError,
 )
+from tests.helpers import run_rnn, write_config
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -603,3 +606,75 @@ assert not bad, bad
         [sys.executable, "-c", program, str(GOLDEN / "a.wav")], cwd=REPO, capture_output=True, text=True
     )
     assert out.returncode == 0, out.stderr
+
+
+# In a training, as clients use it
+
+CONFIG = """#!rnn.py
+import torch
+
+task, device, num_epochs, num_workers_per_gpu = "train", "cpu", 2, {num_workers}
+batch_size, max_seqs, learning_rates = 16000 * 20, 4, [0.001] * 2
+model, log, log_verbosity = "models/epoch", ["./returnn.log"], 4
+optimizer = {{"class": "sgd"}}
+
+def speed_perturbation(audio, sample_rate, random_state):
+    import numpy
+    factor = random_state.choice([0.9, 1.0, 1.1])
+    num_samples = int(len(audio) / factor)
+    return numpy.interp(numpy.arange(num_samples) * factor, numpy.arange(len(audio)), audio)
+
+def shift(features, seq_name):
+    assert seq_name.startswith("corpus/")
+    return features + 1
+
+def meta(**options):
+    audio = {{"features": "raw", "peak_normalization": True, "preemphasis": 0.97, "feature_options": None,
+        "random_permute": {{"rnd_zoom_switch": 0, "rnd_stretch_switch": 0, "rnd_pitch_switch": 0}},
+        "pre_process": speed_perturbation, "post_process": shift}}
+    zip_dataset = {{"class": "OggZipDataset", "path": "corpus.zip", "use_cache_manager": True, "audio": audio,
+        "targets": None, **options}}
+    return {{"class": "MetaDataset", "datasets": {{"zip_dataset": zip_dataset}},
+        "data_map": {{"raw_audio": ("zip_dataset", "data")}}, "seq_order_control_dataset": "zip_dataset"}}
+
+config = {{
+    "train": meta(seq_ordering="laplace:.1000", partition_epoch=2),
+    "dev": meta(seq_ordering="sorted_reverse", fixed_random_subset=4),
+}}
+locals().update(**config)
+
+class Model(torch.nn.Module):
+    def __init__(self, **_):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+get_model = Model
+
+def train_step(*, model, data, run_ctx, **_):
+    with open("seen.txt", "a") as file:
+        for i, (tag, num) in enumerate(zip(data["seq_tag"], data["raw_audio:size1"].tolist())):
+            print(run_ctx.stage, run_ctx.epoch, tag, num, data["raw_audio"][i, :num].double().sum().item(), file=file)
+    run_ctx.mark_as_loss(name="loss", loss=(data["raw_audio"].mean() * model.weight) ** 2)
+"""
+
+
+@pytest.mark.slow
+def test_functions_of_the_config_in_workers(tmp_path: Path) -> None:
+    lines = []
+    with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
+        for i in range(12):
+            audio = noise(3000 + 500 * i, seed=i)
+            archive.writestr(f"corpus/{i}.ogg", wav(audio, format="OGG", subtype="VORBIS").getvalue())
+            lines.append(
+                repr({"text": "a", "duration": len(audio) / 16000, "file": f"{i}.ogg", "seq_name": f"corpus/{i}"}) + ","
+            )
+        archive.writestr("corpus.txt", "\n".join(["[", *lines, "]"]))
+    seen: list[list[str]] = []
+    for num_workers in (0, 2):
+        cwd = tmp_path / f"workers-{num_workers}"
+        cwd.mkdir()
+        shutil.copy(tmp_path / "corpus.zip", cwd)
+        run_rnn(str(write_config(cwd / "my.config", CONFIG.format(num_workers=num_workers))), cwd=cwd)
+        seen.append(sorted((cwd / "seen.txt").read_text().splitlines()))
+    assert len(seen[0]) == 12 + 2 * 4
+    assert seen[0] == seen[1]

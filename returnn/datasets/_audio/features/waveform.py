@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import IO
 
@@ -17,10 +18,10 @@ _BLOCK_SAMPLES = 1 << 14
 
 
 def decode_audio(
-    file: IO[bytes], *, dtype: type[numpy.floating], with_channels: bool, where: str
+    file: IO[bytes] | bytes, *, dtype: type[numpy.floating], with_channels: bool, where: str
 ) -> tuple[numpy.ndarray, int]:
     """
-    :param file: an audio file in any format that libsndfile knows, in memory
+    :param file: an audio file in any format that libsndfile knows, or its content
     :param dtype: float32 or float64. The samples of 16 and 24 bit and Vorbis files are the same numbers in both
     :param with_channels: give the axis of channels also if there is only one
     :param where: the sequence, for error texts
@@ -31,6 +32,8 @@ def decode_audio(
     soundfile = optional_import(
         "soundfile", needed_by='the option "audio" (ExtractAudioFeatures) to decode audio files'
     )
+    if isinstance(file, bytes):  # soundfile would take it as a name
+        file = io.BytesIO(file)
     try:
         audio, sample_rate = soundfile.read(file, dtype=numpy.dtype(dtype).name, always_2d=with_channels)
     except (soundfile.SoundFileError, TypeError) as exc:  # TypeError: no header, thus taken as headerless samples
