@@ -11,7 +11,14 @@ import _setup_returnn_env  # noqa: F401
 import returnn.__main__ as rnn
 from returnn.cli._dataset_tools.dump import DumpOptions, dump_dataset, parse_length_limit, show_num_seqs
 from returnn.cli._dataset_tools.seq_dumpers import DUMPERS
-from returnn.cli.dataset_source import SOURCE_EPILOG, add_source_arguments, choose_key, greet, open_dataset
+from returnn.cli.dataset_source import (
+    SOURCE_EPILOG,
+    add_source_arguments,
+    choose_key,
+    greet,
+    open_dataset,
+    split_config_options,
+)
 from returnn.cli.tool_main import run_tool
 from returnn.datasets._loading.len_filter import LenFilter
 
@@ -22,6 +29,7 @@ examples:
   dump-dataset.py a.hdf --type null --stats --dump_stats mean_std --endseq -1
   dump-dataset.py a.hdf --type null --endseq -1 --histogram
   dump-dataset.py my.config --sample 100 --json | jq .seq.tag
+  dump-dataset.py my.config ++my_option 3                options of the config come last
 
 """
 
@@ -78,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
     :param argv: argv[0] is the program
     """
     parser = make_parser()
-    args = parser.parse_args(list(argv[1:]))
+    tool_args, config_options = split_config_options(argv[1:])
+    args = parser.parse_args(tool_args)
     limits = (args.min_seq_length, args.max_seq_length)
     if args.get_num_seqs and limits != (None, None):
         parser.error("--min_seq_length and --max_seq_length do not go together with --get_num_seqs")
@@ -86,7 +95,13 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f"--startseq must not be negative, got {args.startseq}")
     if args.histogram < 0 or (args.sample is not None and args.sample < 0):
         parser.error("--histogram and --sample must not be negative")
-    config, dataset = open_dataset(args.returnn_config, args.dataset, verbosity=args.verbosity, log_to_stderr=args.json)
+    config, dataset = open_dataset(
+        args.returnn_config,
+        args.dataset,
+        verbosity=args.verbosity,
+        log_to_stderr=args.json,
+        config_options=config_options,
+    )
     greet("dump-dataset")
     if args.get_num_seqs:
         dataset.init_seq_order(epoch=args.epoch)

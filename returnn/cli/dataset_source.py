@@ -30,6 +30,7 @@ __all__ = [
     "load_config_for_tool",
     "create_dataset",
     "dataset_opts",
+    "split_config_options",
     "open_dataset",
     "greet",
     "choose_key",
@@ -197,8 +198,22 @@ def create_dataset(source: DatasetSource, config: Config, dataset_name: str | No
     return init_dataset(opts)
 
 
+def split_config_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """
+    :param args: of the command line, without the program
+    :return: arguments of the tool; and options of the config, which are all from the first ``++key`` on
+    """
+    first = next((i for i, arg in enumerate(args) if arg.startswith("++")), len(args))
+    return list(args[:first]), list(args[first:])
+
+
 def open_dataset(
-    argument: str, dataset_name: str | None, *, verbosity: int, log_to_stderr: bool = False
+    argument: str,
+    dataset_name: str | None,
+    *,
+    verbosity: int,
+    log_to_stderr: bool = False,
+    config_options: Sequence[str] = (),
 ) -> tuple[Config, Dataset]:
     """
     All of the common start: log, config, dataset.
@@ -207,12 +222,15 @@ def open_dataset(
     :param dataset_name: option of the config; None: train
     :param verbosity: of the log
     :param log_to_stderr: see :func:`init_tool_log`
+    :param config_options: further options, as ``++key value``
     :return: config (empty if the argument is none) and dataset
     """
     init_tool_log(verbosity, to_stderr=log_to_stderr)
     source = parse_source(argument)
     print(source.info, file=log.v3)
-    config = load_config_for_tool(source.text if source.kind == "config" else None, verbosity=verbosity)
+    config = load_config_for_tool(
+        source.text if source.kind == "config" else None, verbosity=verbosity, options=config_options
+    )
     init_tool_log(verbosity, to_stderr=log_to_stderr)  # the config may have changed it
     return config, create_dataset(source, config, dataset_name)
 
