@@ -11,7 +11,8 @@ from returnn.datasets._generating.artificial import (
     DummyGenericDataset,
 )
 from returnn.datasets._generating.base import GeneratingDataset
-from returnn.datasets._generating.corpora import Enwik8Corpus, LibriSpeechCorpus
+from returnn.datasets._generating.enwik8 import Enwik8Corpus
+from returnn.datasets._generating.librispeech import LibriSpeechCorpus
 from returnn.datasets._generating.static import StaticDataset
 from returnn.datasets._generating.tasks import (
     CopyTaskDataset,
