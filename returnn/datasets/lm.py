@@ -5,6 +5,7 @@ Text datasets: :class:`LmDataset`, :class:`TranslationDataset` and what belongs 
 from __future__ import annotations
 
 from returnn.datasets._lm.allophones import AllophoneState, StateTying
+from returnn.datasets._lm.confusion_network import ConfusionNetworkDataset
 from returnn.datasets._lm.corpus_files import _is_bliss, _iter_bliss, _iter_txt, iter_corpus, read_corpus
 from returnn.datasets._lm.lexicon import Lexicon
 from returnn.datasets._lm.lm_dataset import LmDataset
@@ -31,6 +32,7 @@ __all__ = [
     "LmDataset",
     "TranslationDataset",
     "TranslationFactorsDataset",
+    "ConfusionNetworkDataset",
     "AllophoneState",
     "Lexicon",
     "StateTying",

@@ -86,12 +86,7 @@ class TranslationDataset(IndexedDataset):
         if not source_only:
             self._add_targets()
         self._check_unknown_label()
-        self.num_inputs = self.num_outputs[self.main_input_key][0]
-
-    @property
-    def main_input_key(self) -> str:
-        """:return: key of the source words: its lengths are those for the ordering"""
-        return self.main_source_data_key
+        self.num_inputs = self.num_outputs[self.main_source_data_key][0]
 
     def _add_sources(self) -> None:
         self._add_file(self.source_file_prefix, [self.main_source_data_key])
@@ -256,7 +251,7 @@ class TranslationDataset(IndexedDataset):
 
     def _lens_for_order(self) -> numpy.ndarray:
         """:return: number of source words, with postfix"""
-        return self._corpus_lens(self.main_input_key)
+        return self._corpus_lens(self.main_source_data_key)
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """
