@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,32 +10,15 @@ import pytest
 
 from returnn.datasets.basic import init_dataset
 from returnn.errors import ConfigError, DatasetError
+from tests.datasets.combining import check_bulk, check_same_batches, load_cases, tags_of
+from tests.datasets.combining_data import hdf
 from tests.datasets.everyday_use import check_everyday_use, read_epoch
-from tests.datasets.test_combined import check_bulk
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "04-datasets-meta"
-CASES: dict[str, Any] = {
-    name: case
-    for name, case in json.loads((GOLDEN / "orders_concat.json").read_text(encoding="utf8")).items()
-    if name.startswith("concat/")
-}
-
-
-@pytest.fixture(autouse=True)
-def _in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)  # file names in the cases are relative
-
-
-def _hdf(name: str, **opts: Any) -> dict[str, Any]:
-    return {"class": "HDFDataset", "files": [str(GOLDEN / name)], **opts}
+CASES = load_cases("orders_concat.json", "concat/")
 
 
 def _concat(*children: Any, **opts: Any) -> dict[str, Any]:
     return {"class": "ConcatDataset", "datasets": list(children), **opts}
-
-
-def _tags(dataset: Any, epoch: int = 1) -> list[str]:
-    return [tag for tag, _ in read_epoch(dataset, epoch)]
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
@@ -60,27 +41,27 @@ def test_golden_orders(case: str, pickled: bool) -> None:
 
 def test_same_epoch_again_after_pickling() -> None:
     """The peers fail with an assertion here: the epoch is restored, the order of the children is not."""
-    dataset = init_dataset(_concat(_hdf("c_a.hdf"), _hdf("c_a.hdf", seq_ordering="random")))
-    expected = _tags(dataset)
+    dataset = init_dataset(_concat(hdf("c_a"), hdf("c_a", seq_ordering="random")))
+    expected = tags_of(dataset)
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.epoch == 1
-    assert _tags(copy) == expected
-    assert _tags(copy) == expected
+    assert tags_of(copy) == expected
+    assert tags_of(copy) == expected
 
 
 def test_seq_list_goes_piecewise_to_the_children() -> None:
-    dataset = init_dataset(_concat(_hdf("c_a.hdf"), _hdf("c_a.hdf")))
+    dataset = init_dataset(_concat(hdf("c_a"), hdf("c_a")))
     tags = [f"a-{i}" for i in (6, 5, 4, 3, 2, 1, 0, 3, 3)]
     dataset.init_seq_order(epoch=1, seq_list=tags)
     assert [dataset.get_tag(i) for i in range(dataset.num_seqs)] == tags
     assert dataset.num_seqs == 9
-    assert _tags(dataset) == [f"a-{i}" for i in range(7)] * 2
+    assert tags_of(dataset) == [f"a-{i}" for i in range(7)] * 2
     with pytest.raises(AssertionError, match="at most 14 tags, got 15"):
         dataset.init_seq_order(epoch=1, seq_list=["a-0"] * 15)
 
 
 def test_seq_order_of_the_union() -> None:
-    dataset = init_dataset(_concat(_hdf("c_a.hdf"), _hdf("c_b.hdf")))
+    dataset = init_dataset(_concat(hdf("c_a"), hdf("c_b")))
     assert dataset.get_total_num_seqs() == 12
     assert dataset.get_all_tags() == [f"a-{i}" for i in range(7)] + [f"b-{i}" for i in range(5)]
     dataset.init_seq_order(epoch=1, seq_order=[11, 0, 7, 6])
@@ -91,23 +72,23 @@ def test_seq_order_of_the_union() -> None:
 
 
 def test_shards_are_disjoint_and_cover_all() -> None:
-    children = [_hdf("c_a.hdf", seq_ordering="random"), _hdf("c_b.hdf")]
-    parts = [_tags(init_dataset(_concat(*children, _num_shards=3, _shard_index=i)), 2) for i in range(3)]
-    assert sorted(sum(parts, [])) == sorted(_tags(init_dataset(_concat(*children)), 2))
+    children = [hdf("c_a", seq_ordering="random"), hdf("c_b")]
+    parts = [tags_of(init_dataset(_concat(*children, _num_shards=3, _shard_index=i)), 2) for i in range(3)]
+    assert sorted(sum(parts, [])) == sorted(tags_of(init_dataset(_concat(*children)), 2))
 
 
 def test_children_of_unknown_length() -> None:
-    inner = {"class": "MultiEpochDataset", "dataset": _hdf("c_a.hdf"), "multi_epoch": 2}
-    dataset = init_dataset(_concat(_hdf("c_a.hdf", seq_ordering="reverse"), inner, inner))
+    inner = {"class": "MultiEpochDataset", "dataset": hdf("c_a"), "multi_epoch": 2}
+    dataset = init_dataset(_concat(hdf("c_a", seq_ordering="reverse"), inner, inner))
     forward = [f"a-{i}" for i in range(7)]
-    assert _tags(dataset) == forward[::-1] + forward * 4
+    assert tags_of(dataset) == forward[::-1] + forward * 4
 
 
 def test_as_child_of_others() -> None:
-    union = _concat(_hdf("c_a.hdf", seq_ordering="random"), _hdf("c_b.hdf"))
+    union = _concat(hdf("c_a", seq_ordering="random"), hdf("c_b"))
     combined = {
         "class": "CombinedDataset",
-        "datasets": {"u": union, "c": _hdf("c_c.hdf")},
+        "datasets": {"u": union, "c": hdf("c_c")},
         "data_map": {("u", "data"): "data", ("c", "data"): "classes"},
         "seq_ordering": "laplace:.4",
     }
@@ -125,7 +106,7 @@ def test_as_child_of_others() -> None:
     }
     dataset = init_dataset(meta)
     seqs = read_epoch(dataset, 1)
-    assert [tag for tag, _ in seqs] == _tags(init_dataset(union))
+    assert [tag for tag, _ in seqs] == tags_of(init_dataset(union))
     for _, data in seqs:
         np.testing.assert_array_equal(data["x"], data["y"])
 
@@ -133,9 +114,9 @@ def test_as_child_of_others() -> None:
 @pytest.mark.parametrize(
     ("opts", "words"),
     [
-        (_concat(_hdf("c_a.hdf"), _hdf("c_c.hdf")), ["num_inputs", "are different", "2", "7"]),
-        (_concat(_hdf("c_a.hdf"), _hdf("feat.hdf")), ["children 0", "and 1", "CombinedDataset"]),
-        ({"class": "ConcatDataset", "datasets": {"a": _hdf("c_a.hdf")}}, ['option "datasets"', "list"]),
+        (_concat(hdf("c_a"), hdf("c_c")), ["num_inputs", "are different", "2", "7"]),
+        (_concat(hdf("c_a"), hdf("feat")), ["children 0", "and 1", "CombinedDataset"]),
+        ({"class": "ConcatDataset", "datasets": {"a": hdf("c_a")}}, ['option "datasets"', "list"]),
         ({"class": "ConcatDataset", "datasets": []}, ['option "datasets"', "list"]),
     ],
 )
@@ -147,13 +128,13 @@ def test_option_errors(opts: dict[str, Any], words: list[str]) -> None:
 
 
 def test_options_without_effect_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    init_dataset(_concat(_hdf("c_a.hdf"), partition_epoch=2, name="train"))
+    init_dataset(_concat(hdf("c_a"), partition_epoch=2, name="train"))
     out = capsys.readouterr().out
     assert "ConcatDataset 'train': no effect of partition_epoch" in out
 
 
 def test_data_of_an_earlier_sequence_is_a_clear_error() -> None:
-    dataset = init_dataset(_concat(_hdf("c_a.hdf")))
+    dataset = init_dataset(_concat(hdf("c_a")))
     with pytest.raises(DatasetError, match="Call init_seq_order"):
         dataset.load_seqs(0, 1)
     dataset.init_seq_order(epoch=1)
@@ -161,6 +142,10 @@ def test_data_of_an_earlier_sequence_is_a_clear_error() -> None:
         dataset.get_data(0, "data")
 
 
+def test_batches_do_not_depend_on_how_data_is_read() -> None:
+    check_same_batches(_concat(hdf("c_a"), hdf("c_a", seq_ordering="random")))
+
+
 @pytest.mark.slow
 def test_everyday_use() -> None:
-    check_everyday_use(_concat(_hdf("c_a.hdf"), _hdf("c_a.hdf", seq_ordering="random")))
+    check_everyday_use(_concat(hdf("c_a"), hdf("c_a", seq_ordering="random")))

@@ -69,10 +69,8 @@ class DelegatingDataset(CachedDataset2):
 
     @property
     def num_seqs(self) -> int:
-        """:return: as the child says"""
-        if not self._has_order:
-            raise NotImplementedError(f"{self!r}: the number of sequences is only known after init_seq_order")
-        return self._child.num_seqs
+        """:return: as the child says; 0 before the first epoch"""
+        return self._child.num_seqs if self._has_order else 0
 
     @property
     def estimated_num_seqs(self) -> int | None:

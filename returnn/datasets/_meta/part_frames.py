@@ -96,6 +96,9 @@ class Parts:
         if stream in options.postfix:
             self._check_postfix(stream, flat, starts + old - 1, options.postfix[stream])
             kept = old - ~self.is_last
+        if stream in options.target_multiple:
+            target, factor = options.target_multiple[stream]
+            kept = np.where(self.is_last, kept, np.minimum(kept, lens[target] * factor))
         if np.array_equal(new, old):
             return flat, new
         in_part = np.arange(int(new.sum())) - np.repeat(np.cumsum(new) - new, new)

@@ -143,11 +143,6 @@ class VariableDataset(DelegatingDataset):
         self._child = self._dataset_of_epoch(epoch)
         return super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
 
-    @property
-    def num_seqs(self) -> int:
-        """:return: of the dataset of the epoch; 0 if there is no epoch"""
-        return super().num_seqs if self._has_order else 0
-
     def get_all_tags(self) -> list[str]:
         """:return: of the current dataset, which stands for all"""
         if not self._always_same_tags:
