@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
@@ -20,6 +21,7 @@ __all__ = ["BlissSegment", "iter_segments"]
 
 _CHUNK_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
+_SAYS_UTF8 = re.compile(rb"""\s*<\?xml[^>]*encoding\s*=\s*["']utf_?8["']""", re.IGNORECASE)
 _SECTIONS = ("corpus", "subcorpus", "recording", "segment")
 
 
@@ -137,11 +139,17 @@ class _Handler:
         self._orth_depth: int | None = None
         self._speaker: str | None = None
         self.finished = False
-        self._parser = expat.ParserCreate()
-        self._parser.buffer_text = True
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._text
+        self._parser: expat.XMLParserType | None = None
+
+    def _make_parser(self, data: bytes) -> expat.XMLParserType:
+        """:param data: start of the file"""
+        # The parser itself does not know this frequent name of UTF-8.
+        parser = expat.ParserCreate("utf-8" if _SAYS_UTF8.match(data) else None)
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._text
+        return parser
 
     def feed(self, data: bytes) -> list[BlissSegment | _Include]:
         """
@@ -149,6 +157,8 @@ class _Handler:
         :return: what is complete with it
         """
         self._items = []
+        if self._parser is None:
+            self._parser = self._make_parser(data)
         try:
             self._parser.Parse(data, not data)
         except expat.ExpatError as exc:
@@ -160,7 +170,8 @@ class _Handler:
         return self._items
 
     def _error(self, what: str) -> DataFileError:
-        return DataFileError(f"Bliss corpus {self._filename!r}, line {self._parser.CurrentLineNumber}: {what}.")
+        line = self._parser.CurrentLineNumber if self._parser else 1
+        return DataFileError(f"Bliss corpus {self._filename!r}, line {line}: {what}.")
 
     def _start(self, tag: str, attrs: dict[str, str]) -> None:
         self._num_children[-1] += 1
