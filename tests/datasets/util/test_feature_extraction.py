@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import types
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from returnn.datasets._audio.features import frames as frames_module
+from returnn.datasets._audio.features.mel import MelFilters, mel_filter_bank
 from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
 from returnn.errors import (
     DataFileError,
@@ -149,18 +151,19 @@ def test_several_channels_are_handled_over_time() -> None:
 # The formulae by librosa, as the peers call it
 
 
-def peers_features(name: str, audio: np.ndarray, *, dim: int, center: bool = True, fmin: float = 0.0) -> np.ndarray:
-    """:return: features by librosa's functions, at 16 kHz, ``[time, dim]``"""
+def peers_features(name: str, audio: np.ndarray, *, dim: int, center: bool, rate: int) -> np.ndarray:
+    """:return: features by librosa's functions, ``[time, dim]``"""
     librosa = pytest.importorskip("librosa")
-    args = {"n_fft": 400, "hop_length": 160, "center": center}
+    n_fft, hop = int(0.025 * rate), int(0.01 * rate)
+    args: dict[str, Any] = {"n_fft": n_fft, "hop_length": hop, "center": center}
     if name == "mfcc":
-        mfcc = librosa.feature.mfcc(y=audio, sr=16000, n_mfcc=dim, n_mels=128, fmin=fmin, **args)
-        mfcc[0] = librosa.feature.rms(y=audio, frame_length=400, hop_length=160, center=center)[0]
+        mfcc = librosa.feature.mfcc(y=audio, sr=rate, n_mfcc=dim, n_mels=128, **args)
+        mfcc[0] = librosa.feature.rms(y=audio, frame_length=n_fft, hop_length=hop, center=center)[0]
         return np.asarray(mfcc.T)
     if name == "linear_spectrogram":
-        stft = librosa.stft(audio, n_fft=2 * dim, hop_length=160, win_length=400, center=center)
+        stft = librosa.stft(audio, n_fft=2 * dim, hop_length=hop, win_length=n_fft, center=center)
         return np.abs(stft[1:]).T
-    mels = librosa.feature.melspectrogram(y=audio, sr=16000, n_mels=dim, fmin=fmin, **args).T
+    mels = librosa.feature.melspectrogram(y=audio, sr=rate, n_mels=dim, **args).T
     if name == "db_mel_filterbank":
         return np.asarray(20 * np.log10(np.maximum(1e-10, mels)))
     log_mels = np.log(np.maximum(1e-3, mels))
@@ -169,6 +172,7 @@ def peers_features(name: str, audio: np.ndarray, *, dim: int, center: bool = Tru
     return np.asarray(log_mels)
 
 
+@pytest.mark.parametrize("rate", [16000, 11025])  # even and odd length of the window
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize(
     "name, dim",
@@ -180,7 +184,7 @@ def peers_features(name: str, audio: np.ndarray, *, dim: int, center: bool = Tru
         ("linear_spectrogram", 256),
     ],
 )
-def test_formulae_of_librosa(name: str, dim: int, center: bool) -> None:
+def test_formulae_of_librosa(name: str, dim: int, center: bool, rate: int) -> None:
     for num_samples in (600, 1601, 60_000):  # the last one in several blocks
         audio = noise(num_samples)
         extractor = ExtractAudioFeatures(
@@ -189,8 +193,11 @@ def test_formulae_of_librosa(name: str, dim: int, center: bool) -> None:
             peak_normalization=False,
             feature_options={"center": center},
         )
-        ours = extractor.get_audio_features(audio, 16000)
-        np.testing.assert_allclose(ours, peers_features(name, audio, dim=dim, center=center), rtol=0, atol=1e-4)
+        ours = extractor.get_audio_features(audio, rate)
+        expected = peers_features(name, audio, dim=dim, center=center, rate=rate)
+        # The second logarithm has no bound for its relative error near 0.
+        atol = 1e-3 if name == "log_log_mel_filterbank" else 1e-4
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=atol)
 
 
 def test_deltas_of_librosa() -> None:
@@ -215,6 +222,43 @@ def test_padding_of_the_edges_does_not_depend_on_blocks(monkeypatch: pytest.Monk
     for block in (400, 1000, 3000):
         monkeypatch.setattr(frames_module, "_BLOCK_SAMPLES", block)
         np.testing.assert_allclose(extractor.get_audio_features(audio, 16000), expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n_fft=st.integers(2, 600),
+    num_filters=st.integers(1, 100),
+    fmin=st.floats(0, 7000),
+    width=st.floats(1, 1000),
+    num_frames=st.integers(0, 70),
+)
+def test_mel_filters(n_fft: int, num_filters: int, fmin: float, width: float, num_frames: int) -> None:
+    librosa = pytest.importorskip("librosa")
+    opts: dict[str, Any] = {"n_fft": n_fft, "fmin": fmin, "fmax": fmin + width}
+    weights = mel_filter_bank(sample_rate=16000, num_filters=num_filters, **opts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of filters without any bin
+        expected = librosa.filters.mel(sr=16000, n_mels=num_filters, **opts).T
+    np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-6 * max(1.0, float(expected.max())))
+    filters = MelFilters(weights)
+    powers = np.random.RandomState(1).uniform(0, 1, (num_frames, len(weights))).astype("float32")
+    out = np.full((num_frames, num_filters), np.nan, dtype="float32")
+    filters.apply(np.ascontiguousarray(powers[:, filters.bins]), out=out)
+    np.testing.assert_allclose(out, powers @ weights, rtol=1e-4, atol=1e-6)
+
+
+def test_products_are_small_enough_for_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    matmul = np.matmul
+
+    def counting_matmul(left: np.ndarray, right: np.ndarray, *, out: np.ndarray) -> np.ndarray:
+        sizes.append(left.shape[0] * right.size)
+        return np.asarray(matmul(left, right, out=out))
+
+    monkeypatch.setattr(np, "matmul", counting_matmul)
+    for opts in ({}, {"features": "db_mel_filterbank", "num_feature_filters": 80, "window_len": 0.1}):
+        ExtractAudioFeatures(**opts).get_audio_features(noise(50_000), 16000)  # type: ignore[arg-type]
+    assert len(sizes) > 20 and max(sizes) <= 4 * 65536
 
 
 # Properties

@@ -10,7 +10,8 @@ from typing import Any
 import numpy
 
 from returnn.datasets._audio.features.frames import hann_window, iter_frame_blocks, num_frames_of
-from returnn.datasets._audio.features.mel import mel_filter_bank
+from returnn.datasets._audio.features.mel import MelFilters, mel_filter_bank
+from returnn.datasets._audio.features.products import matmul_in_one_thread
 from returnn.errors import DatasetError, describe
 
 __all__ = ["SpectralFeatures", "LogMel", "LogLogMel", "DbMel", "Mfcc", "LinearSpectrogram"]
@@ -104,8 +105,8 @@ class _MelFeatures(SpectralFeatures):
         self.fmin = fmin
         self.fmax = fmax
 
-    def _make_tables(self, sample_rate: int, *, where: str) -> tuple[numpy.ndarray, numpy.ndarray, slice]:
-        """:return: window, filters ``[bins of the slice, n_mels]``, the bins that have any weight"""
+    def _make_tables(self, sample_rate: int, *, where: str) -> tuple[numpy.ndarray, MelFilters]:
+        """:return: window, filters"""
         n_fft = self._window_samples(sample_rate)
         fmax = sample_rate / 2 if self.fmax is None else self.fmax
         if not self.fmin < fmax:
@@ -117,12 +118,10 @@ class _MelFeatures(SpectralFeatures):
                     got=self.fmin,
                 )
             )
-        filters = mel_filter_bank(
+        weights = mel_filter_bank(
             sample_rate=sample_rate, n_fft=n_fft, num_filters=self.n_mels, fmin=self.fmin, fmax=fmax
         )
-        used = numpy.flatnonzero(filters.any(axis=1))
-        bins = slice(used[0], used[-1] + 1) if len(used) else slice(0, 1)
-        return hann_window(n_fft), numpy.ascontiguousarray(filters[bins]), bins
+        return hann_window(n_fft), MelFilters(weights)
 
     def _iter_mel_powers(
         self, audio: numpy.ndarray, sample_rate: int, *, out: numpy.ndarray, where: str
@@ -131,7 +130,7 @@ class _MelFeatures(SpectralFeatures):
         :param out: ``[frames, n_mels]``, float32, gets the powers, block by block
         :return: which frames, their samples, and their powers, i.e. this part of out
         """
-        window, filters, bins = self._get_tables(sample_rate, where=where)
+        window, filters = self._get_tables(sample_rate, where=where)
         hop, frame_len = self._hop_samples(sample_rate), len(window)
         windowed = powers = numpy.empty((0, 0))
         for block, frames in iter_frame_blocks(
@@ -139,13 +138,14 @@ class _MelFeatures(SpectralFeatures):
         ):
             if len(windowed) < len(frames):
                 windowed = numpy.empty((len(frames), frame_len))
-                powers = numpy.empty((len(frames), len(filters)), dtype=numpy.float32)
-            spectrum = numpy.fft.rfft(numpy.multiply(frames, window, out=windowed[: len(frames)]))[:, bins]
+                powers = numpy.empty((len(frames), filters.num_bins), dtype=numpy.float32)
+            spectrum = numpy.fft.rfft(numpy.multiply(frames, window, out=windowed[: len(frames)]))[:, filters.bins]
             squares = spectrum.view(numpy.float64)  # real and imaginary parts in turn
             numpy.square(squares, out=squares)
             power = powers[: len(frames)]
             numpy.add(squares[:, 0::2], squares[:, 1::2], out=power, casting="same_kind")
-            yield block, frames, numpy.matmul(power, filters, out=out[block])
+            filters.apply(power, out=out[block])
+            yield block, frames, out[block]
 
     def _new_result(self, audio: numpy.ndarray, sample_rate: int, *, where: str) -> numpy.ndarray:
         """:return: ``[frames, n_mels]``, float32, to be filled"""
@@ -234,7 +234,9 @@ class Mfcc(_MelFeatures):
         for start in range(0, len(mels), _FRAMES_OF_DCT):
             # In float64, because the terms have both signs: in float32 the error can be 2e-4.
             block = slice(start, start + _FRAMES_OF_DCT)
-            result[block] = mels[block].astype(numpy.float64) @ self._dct
+            part = numpy.empty((len(mels[block]), self.dim))
+            matmul_in_one_thread(mels[block].astype(numpy.float64), self._dct, out=part)
+            result[block] = part
         result[:, 0] = numpy.sqrt(energies / self._window_samples(sample_rate))
         return result
 
