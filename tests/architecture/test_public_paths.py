@@ -53,11 +53,13 @@ WITHOUT_TORCH: dict[str, str] = {
     "returnn.datasets.cached2": "CachedDataset2",
     "returnn.datasets.map": "MapDatasetBase MapDatasetWrapper",
     "returnn.datasets.generating": "DummyDataset StaticDataset Task12AXDataset TaskNumberBaseConvertDataset "
-    "DummyDatasetMultipleSequenceLength TimitDataset",
+    "DummyDatasetMultipleSequenceLength TimitDataset Vocabulary BytePairEncoding CharacterTargets",
     "returnn.datasets.hdf": "SimpleHDFWriter HDFDataset HDFDatasetWriter NextGenHDFDataset numpy attr_seqLengths attr_inputPattSize "
     "attr_times attr_ctcIndexTranscription StreamParser FeatureSequenceStreamParser SparseStreamParser SegmentAlignmentStreamParser",
     "returnn.datasets.util.hdf": "SimpleHDFWriter HDFDatasetWriter HDF_SEQ_LENGTHS_KEY HDF_INPUT_PATT_SIZE_KEY HDF_TIMES_KEY",
     "returnn.datasets.util.strings": "str_to_numpy_array",
+    "returnn.datasets.util.vocabulary": "Vocabulary BytePairEncoding SamplingBytePairEncoding SentencePieces CharacterTargets "
+    "Utf8ByteTargets HuggingFaceTokenizer",
     "returnn.datasets.stream_hdf": "StreamHDFDataset StreamParser FeatureSequenceStreamParser SparseStreamParser "
     "SegmentAlignmentStreamParser",
     "returnn.datasets.numpy_dump": "NumpyDumpDataset",
@@ -82,7 +84,6 @@ WITH_TORCH: dict[str, str] = {
 LATER: dict[str, str] = {
     "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator shapes_for_batches "
     "set_config_extern_data_from_dataset",
-    "returnn.datasets.generating": "Vocabulary BytePairEncoding CharacterTargets",
     "returnn.datasets.meta": "AnythingDataset EpochWiseFilter CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset "
     "VariableDataset MultiEpochDataset",
     "returnn.datasets.lm": "LmDataset PhoneSeqGenerator Lexicon StateTying AllophoneState TranslationDataset "
@@ -93,7 +94,6 @@ LATER: dict[str, str] = {
     "returnn.datasets.postprocessing": "PostprocessingDataset LaplaceOrdering Sequential",
     "returnn.datasets.distrib_files": "DistributeFilesDataset",
     "returnn.datasets.huggingface": "HuggingFaceDataset get_arrow_shard_files_from_hf_dataset_dir",
-    "returnn.datasets.util.vocabulary": "Vocabulary BytePairEncoding SentencePieces CharacterTargets",
     "returnn.datasets.util.feature_extraction": "ExtractAudioFeatures",
     "returnn.datasets.util.cleaners": "",
     "returnn.torch.data.extern_data": "raw_dict_to_extern_data extern_data_template_from_config_opts raw_dict_can_split_batch "
