@@ -30,7 +30,7 @@ from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import Dataset, DatasetSeq
 from returnn.datasets.cached import CachedDataset
 from returnn.datasets.ragged import Ragged
-from returnn.datasets.seq_order import SeqOrder
+from returnn.datasets.seq_order import SeqOrder, order_to_array
 from returnn.datasets.stream_hdf import (
     FeatureSequenceStreamParser,
     NextGenHDFDataset,
@@ -281,7 +281,7 @@ class HDFDataset(CachedDataset):
                 )
             )
         order_ = self.get_seq_order_for_epoch(epoch, self._reader.num_seqs, self._reader.lens(self._length_keys[0]))
-        return np.asarray(order_, dtype=np.int64)
+        return order_to_array(order_)
 
     def _filter_order(self, order: SeqOrder, full_order: SeqOrder, num_seqs: int) -> SeqOrder:
         """The tags are compared in the first epoch only."""

@@ -22,6 +22,7 @@ __all__ = [
     "parse_seq_ordering",
     "epoch_seed",
     "order_seqs",
+    "order_to_array",
     "seq_lens_to_array",
     "unique_seqs",
     "part_bounds",
@@ -168,6 +169,16 @@ def epoch_seed(
     if num_epochs_fixed > 1:
         seed = (seed - 1) // num_epochs_fixed + 1
     return seed + random_seed_offset
+
+
+def order_to_array(order: SeqOrder) -> numpy.ndarray:
+    """
+    :param order: corpus indices
+    :return: int64 array. ``numpy.asarray`` would go through a range item by item
+    """
+    if isinstance(order, range):
+        return numpy.arange(order.start, order.stop, order.step, dtype=numpy.int64)
+    return numpy.asarray(order, dtype=numpy.int64)
 
 
 def seq_lens_to_array(seq_lens: SeqLens | Sequence[float], num_seqs: int) -> numpy.ndarray:

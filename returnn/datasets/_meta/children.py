@@ -10,6 +10,7 @@ import numpy as np
 from returnn._state import state
 from returnn.datasets._meta.seq_rows import get_tag_table
 from returnn.datasets.basic import Dataset, init_dataset
+from returnn.datasets.seq_order import order_to_array
 from returnn.errors import ConfigError, DatasetError, describe
 from returnn.log import log
 
@@ -112,7 +113,7 @@ def corpus_idxs_of_epoch(child: Dataset, num_seqs: int) -> np.ndarray:
     """
     if _is_ours(child, "get_corpus_seq_idx", "get_current_seq_order"):
         try:
-            return np.asarray(child.get_current_seq_order(), dtype=np.int64)
+            return order_to_array(child.get_current_seq_order())  # type: ignore[arg-type]  # any sequence of int
         except NotImplementedError:
             pass
     return np.array([child.get_corpus_seq_idx(i) for i in range(num_seqs)], dtype=np.int64)

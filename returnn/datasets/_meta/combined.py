@@ -19,6 +19,12 @@ from returnn.datasets._meta.children import (
     tags_of_epoch,
     warn_about_unused_options,
 )
+from returnn.datasets._meta.combined_options import (
+    check_data_map,
+    check_no_parts,
+    check_same_dims,
+    check_sampling_sizes,
+)
 from returnn.datasets._meta.interleave import (
     ON_DEMAND_ORDERINGS,
     GumbelScale,
@@ -77,7 +83,7 @@ class CombinedDataset(UnionDataset):
         :raises ConfigError: if the options do not fit together
         """
         super().__init__(window=window, **kwargs)
-        self._data_map = dict(_check_data_map(datasets, data_map, where=self._where()))
+        self._data_map = dict(check_data_map(datasets, data_map, where=self._where()))
         self.dataset_keys: list[str] = sorted({key for key, _ in self._data_map})
         # Only what a copy in another process needs.
         self._datasets = {key: datasets[key] for key in self.dataset_keys}
@@ -99,7 +105,7 @@ class CombinedDataset(UnionDataset):
         self.target_list = self.get_target_list()
         self._dtype_options = dict(data_dtypes or {})
         self._take_dims()
-        self._sizes = self._check_sampling_sizes()
+        self._sizes = check_sampling_sizes(self, sampling_sizes, self.dataset_keys)
         self._check_orderings()
         self._on_demand: OnDemandOrder | None = None
         self._ordering = ""  # of this epoch
@@ -115,7 +121,7 @@ class CombinedDataset(UnionDataset):
                 self.datasets[key], sub_stream, what=f"data_map[{(key, sub_stream)!r}]", where=self._where()
             )
             if stream in dims:
-                self._check_same_dims(stream, key, dims[stream], entry)
+                check_same_dims(stream, key, dims[stream], entry, where=self._where())
             dims[stream] = entry
         if self._data_dims is not None:
             given = convert_data_dims(self._data_dims)
@@ -141,59 +147,6 @@ class CombinedDataset(UnionDataset):
         self.num_outputs = dims
         self.num_inputs = dim_and_ndim(dims["data"])[0] if "data" in dims else 0
 
-    def _check_same_dims(self, stream: str, key: str, first: Any, second: Any) -> None:
-        """Any: (dim, ndim) or dict."""
-        (dim1, ndim1), (dim2, ndim2) = dim_and_ndim(first), dim_and_ndim(second)
-        if (dim1, ndim1) == (dim2, ndim2):
-            return
-        text = f"the children have different dims of stream {stream!r}"
-        if ndim1 == ndim2 and ndim1 <= 1:
-            # Labels: the data goes together, the vocabularies may not.
-            print(f"Warning: {self._where()}: {text}: {dim1}, and {dim2} of {key!r}, which counts.", file=log.v2)
-            return
-        raise ConfigError(
-            describe(
-                text,
-                where=self._where(),
-                expected=f"(dim, ndim) = {(dim1, ndim1)} in all of them",
-                got=(dim2, ndim2),
-                todo="Map them to different streams",
-            )
-        )
-
-    def _check_sampling_sizes(self) -> list[int] | None:
-        """:return: per child"""
-        sizes = self._sampling_sizes
-        if sizes is None:
-            return None
-        per_child = sizes if isinstance(sizes, Mapping) else dict.fromkeys(self.dataset_keys, sizes)
-        missing = sorted(set(self.dataset_keys) - set(per_child))
-        ok = all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 0 for k in per_child.values())
-        if missing or not ok:
-            raise ConfigError(
-                describe(
-                    'option "sampling_sizes" is invalid',
-                    where=self._where(),
-                    expected=f"int >= 0, or a dict with one for each of {self.dataset_keys}",
-                    got=sizes,
-                )
-            )
-        for name, neutral in (
-            ("partition_epoch", self.partition_epoch == 1),
-            ("unique_seq_tags", not self.unique_seq_tags),
-            ("seq_list_filter_file", self.seq_tags_filter is None),
-            ("seq_order_seq_lens_file", not self._seq_order_seq_lens_file),
-        ):
-            if not neutral:
-                raise ConfigError(
-                    describe(
-                        f'option "{name}" cannot be combined with sampling_sizes',
-                        where=self._where(),
-                        todo=f'Set "{name}" in the children',
-                    )
-                )
-        return [int(per_child[key]) for key in self.dataset_keys]
-
     def _check_orderings(self) -> None:
         scale = self._interleave_gumbel_scale
         is_number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool) and scale >= 0
@@ -211,7 +164,7 @@ class CombinedDataset(UnionDataset):
         if self.seq_ordering not in _BY_CHILD:
             seq_order_.parse_seq_ordering(self.seq_ordering, where=self._where())
         if self.seq_ordering == "interleave":
-            self._check_no_parts("interleave")
+            check_no_parts(self, "interleave")
         elif scale is not None:
             warn_about_unused_options(
                 self, ["interleave_gumbel_scale"], reason=f'seq_ordering is "{self.seq_ordering}", not "interleave"'
@@ -220,36 +173,6 @@ class CombinedDataset(UnionDataset):
             warn_about_unused_options(
                 self, ["seq_order_seq_lens_file"], reason=f'seq_ordering "{self.seq_ordering}" uses no lengths'
             )
-
-    def _check_no_parts(self, what: str) -> None:
-        """That no option cuts, repeats or selects within the order of all children together."""
-        for name, value in (
-            ("partition_epoch", self.partition_epoch),
-            ("repeat_epoch", self.repeat_epoch),
-            ("_num_shards", self._num_shards),
-        ):
-            if value != 1:
-                raise ConfigError(
-                    describe(
-                        f'option "{name}" cannot be combined with {what}',
-                        where=self._where(),
-                        expected="1",
-                        got=value,
-                        todo=f'Set "{name}" in the children',
-                    )
-                )
-        for name, is_set in (
-            ("unique_seq_tags", self.unique_seq_tags),
-            ("seq_list_filter_file", self.seq_tags_filter is not None),
-        ):
-            if is_set:
-                raise ConfigError(
-                    describe(
-                        f'option "{name}" cannot be combined with {what}',
-                        where=self._where(),
-                        todo=f'Set "{name}" in the children',
-                    )
-                )
 
     # ---- order
 
@@ -302,10 +225,11 @@ class CombinedDataset(UnionDataset):
     def _order_of_pool(self, ordering: str, pool: np.ndarray, sizes: list[int]) -> np.ndarray:
         """:return: entries of pool in the order of the epoch"""
         if ordering not in _BY_CHILD:
-            return pool[np.asarray(self.get_seq_order_for_epoch(self.epoch, len(pool), self._lens_of_pool(pool)))]
+            order = self.get_seq_order_for_epoch(self.epoch, len(pool), self._lens_of_pool(pool))
+            return pool[seq_order_.order_to_array(order)]
         seed = int(self._get_random_seed_for_epoch(self.epoch))
         if ordering == "interleave":
-            self._check_no_parts("interleave")
+            check_no_parts(self, "interleave")
             scale = self._interleave_gumbel_scale
             by_child = gumbel_order(sizes, seed, scale) if scale else interleaved_order(sizes)
         elif ordering == "random_dataset":
@@ -376,7 +300,7 @@ class CombinedDataset(UnionDataset):
                 f" advance. ({self._where()}: it is not known of {unknown}. Use one of {', '.join(ON_DEMAND_ORDERINGS)}.)"
             )
         what = f"children that do not know their number of sequences ({', '.join(unknown)})"
-        self._check_no_parts(what)
+        check_no_parts(self, what)
         if self._sizes is not None:
             raise ConfigError(describe(f'option "sampling_sizes" cannot be combined with {what}', where=self._where()))
         self._on_demand = OnDemandOrder(
@@ -411,40 +335,3 @@ class CombinedDataset(UnionDataset):
         """:return: as the child says, or data_dims"""
         self._require_stream(key)
         return dim_and_ndim((self.num_outputs or {})[key])[0]
-
-
-def _check_data_map(
-    datasets: Mapping[str, DatasetSpec], data_map: Mapping[tuple[str, str], str], *, where: str
-) -> Mapping[tuple[str, str], str]:
-    if not isinstance(datasets, Mapping) or not isinstance(data_map, Mapping) or not data_map:
-        raise ConfigError(
-            describe(
-                "datasets and data_map must be nonempty dicts",
-                where=where,
-                expected='e.g. data_map={("audio", "data"): "audio"}',
-                got=data_map,
-            )
-        )
-    seen: set[tuple[str, str]] = set()
-    for source, stream in data_map.items():
-        is_source = isinstance(source, tuple) and len(source) == 2 and source[0] in datasets
-        if not is_source or not isinstance(stream, str):
-            swapped = isinstance(source, str) and isinstance(stream, (tuple, list))
-            raise ConfigError(
-                describe(
-                    f"data_map entry {source!r}: {stream!r} is invalid",
-                    where=where,
-                    expected=f"(key of datasets, stream of that dataset) -> own stream, with a key of {sorted(datasets)}",
-                    got=source,
-                    todo="Swap key and value: it is the other way round than in MetaDataset" if swapped else None,
-                )
-            )
-        if (source[0], stream) in seen:
-            raise ConfigError(
-                describe(
-                    f"data_map: two streams of the child {source[0]!r} are mapped to the same own stream {stream!r}",
-                    where=where,
-                )
-            )
-        seen.add((source[0], stream))
-    return data_map

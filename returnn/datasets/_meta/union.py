@@ -339,14 +339,21 @@ class UnionDataset(CachedDataset2):
         :param parts: per child; None where the stream is missing
         :param rows: per child, which sequences of the result they are
         """
-        trail: tuple[int, ...] | None = next((p.flat.shape[1:] for p in parts if p is not None), None)
+        num = sum(len(r) for r in rows)
+        present = [(p, r) for p, r in zip(parts, rows, strict=True) if p is not None]
+        if len(present) == 1 and present[0][0].lens is not None:
+            # The usual case: no other child has frames of this stream, so that the order of frames is right.
+            lens = np.zeros(num, dtype=np.int64)
+            lens[present[0][1]] = present[0][0].lens
+            return Ragged(present[0][0].flat, lens)
+        trail: tuple[int, ...] | None = present[0][0].flat.shape[1:] if present else None
         filled = [self._empty_ragged(key, len(r), trail) if p is None else p for p, r in zip(parts, rows, strict=True)]
         if not filled:
             return self._empty_ragged(key, 0, None)
         if len(filled) == 1:
             return filled[0]
-        inverse = np.empty(sum(len(r) for r in rows), dtype=np.int64)
-        inverse[np.concatenate(rows)] = np.arange(len(inverse))
+        inverse = np.empty(num, dtype=np.int64)
+        inverse[np.concatenate(rows)] = np.arange(num)
         return Ragged.concat(filled).select(inverse)
 
     def get_seq_tags(self, seq_idxs: np.ndarray | Sequence[int]) -> list[str]:
