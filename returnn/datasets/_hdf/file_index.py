@@ -22,7 +22,7 @@ from returnn.datasets._hdf.format import (
 )
 from returnn.errors import DataFileError, describe
 
-__all__ = ["StreamInfo", "FileIndex", "read_file_index", "check_fits"]
+__all__ = ["StreamInfo", "FileIndex", "read_file_index", "parse_file_index", "check_fits"]
 
 _WRITE_AGAIN = "The file was not written completely or by a faulty program; write it again"
 
@@ -86,6 +86,20 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
     :param filename: for messages
     :raises DataFileError: if something is missing or does not fit together; names file and key
     """
+    index = parse_file_index(h5_file, filename)
+    _check_lens(index)
+    _check_tags(h5_file, index)
+    return index
+
+
+def parse_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
+    """
+    As :func:`read_file_index`, but without the checks whether lengths, data and tags fit together.
+
+    :param h5_file: open file
+    :param filename: for messages
+    :raises DataFileError: if something is missing or of the wrong form; names file and key
+    """
     has_inputs = INPUTS_KEY in h5_file
     has_targets = TARGETS_KEY in h5_file
     if not has_inputs and not has_targets and h5_file.attrs.get("numSeqs") == 0:
@@ -128,7 +142,7 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
                 streams[key] = stream_or_none
             num_outputs[key] = dims
     times = _get(h5_file, HDF_TIMES_KEY, h5py.Dataset, filename)
-    index = FileIndex(
+    return FileIndex(
         filename=filename,
         num_seqs=len(lens),
         has_inputs=has_inputs,
@@ -143,9 +157,6 @@ def read_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
         root_labels=_read_labels(h5_file, LABELS_KEY, filename),
         timestamps=None if times is None else times[...],
     )
-    _check_lens(index)
-    _check_tags(h5_file, index)
-    return index
 
 
 def _get(h5_file: h5py.File, path: str, kind: type[h5py.Dataset | h5py.Group], filename: str) -> Any:

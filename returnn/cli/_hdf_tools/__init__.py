@@ -1,0 +1,1 @@
+"""What the tools for HDF files do; their command lines are in tools/."""
