@@ -29,6 +29,7 @@ from returnn.datasets.generating import (
     TimitDataset,
 )
 from returnn.errors import DatasetError, NotSupportedError
+from tests.datasets.everyday_use import check_everyday_use
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "02-datasets-base"
 
@@ -299,6 +300,21 @@ def test_golden_enwik8(tmp_path: Path) -> None:
             first = by_tag[entry["tags"][0]]
             assert {key: value.tolist() for key, value in first.items()} == entry["first"]
         assert [len(by_tag[entry["tags"][-1]]["data"])] == entry["last_lens"]
+
+
+def test_enwik8_everyday_use(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "enwik8.hdf5", "w") as file:
+        file.attrs["unique"] = numpy.arange(97, 107)
+        file["split/training/default"] = numpy.arange(60, dtype="uint8") % 10
+    opts = {
+        "class": "Enwik8Corpus",
+        "path": str(tmp_path),
+        "subset": "training",
+        "seq_len": 7,
+        "seq_ordering": "random",
+    }
+    (tag, data), *_ = sorted(check_everyday_use(opts)[0], key=lambda seq: seq[0])
+    assert tag == "offset_0_7" and data["classes"].tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_enwik8_errors(tmp_path: Path) -> None:
