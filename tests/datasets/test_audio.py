@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import gc
 import gzip
 import io
 import json
 import multiprocessing
 import pickle
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import soundfile
 
 from returnn.datasets.audio import OggZipDataset
 from returnn.datasets.basic import Dataset, init_dataset
+from returnn.datasets.hdf import SimpleHDFWriter
 from returnn.errors import DataFileError, DatasetError, UserError
 from tests.datasets.audio_functions import flip_sign
 from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch, read_epoch_of_loader
@@ -398,3 +401,54 @@ def _set_dataset(dataset: OggZipDataset) -> None:
 
 def _read_in_child(idx: int) -> int:
     return len(_STATE["dataset"].get_corpus_seq(idx).get_data("data"))
+
+
+def test_in_meta_dataset(tmp_path: Path) -> None:
+    path = str(_audio_zip(tmp_path))
+    hdf = str(tmp_path / "labels.hdf")
+    with SimpleHDFWriter(hdf, dim=10, ndim=1) as writer:
+        for i in (3, 1, 0, 2, 6, 5, 4):
+            writer.insert_batch(np.full((1, i + 1), i, dtype="int32"), [i + 1], [f"s/{i}"])
+    opts = {
+        "class": "MetaDataset",
+        "datasets": {
+            "zip": {
+                "class": "OggZipDataset",
+                "path": path,
+                "audio": {"features": "raw"},
+                "targets": {"class": "Utf8ByteTargets"},
+                "seq_ordering": "sorted_reverse",
+                "partition_epoch": 2,
+            },
+            "hdf": {"class": "HDFDataset", "files": [hdf]},
+        },
+        "data_map": {
+            "data": ("zip", "data"),
+            "text": ("zip", "classes"),
+            "raw": ("zip", "raw"),
+            "orth": ("zip", "orth"),
+            "classes": ("hdf", "data"),
+        },
+        "seq_order_control_dataset": "zip",
+    }
+    epochs = check_everyday_use(opts)
+    for tag, data in epochs[0] + epochs[1]:
+        assert data["raw"] == f"text {tag[2:]}"
+        assert data["classes"].tolist() == [int(tag[2:])] * (int(tag[2:]) + 1)
+
+
+def test_memory_per_sequence(tmp_path: Path) -> None:
+    entries = [
+        {"text": "x" * 80, "file": f"rec{i:05d}/0.00_10.25.wav", "seq_name": f"corpus/rec{i:05d}/seg", "duration": 1.0}
+        for i in range(5000)
+    ]
+    path = _write_zip(tmp_path / "m.zip", entries, {str(entry["file"]): b"" for entry in entries})
+    dataset = OggZipDataset(str(path), {}, None)
+    tracemalloc.start()
+    try:
+        dataset.init_seq_order(epoch=1)
+        gc.collect()
+        num_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert num_bytes / len(entries) < 250

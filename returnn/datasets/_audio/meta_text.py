@@ -5,6 +5,7 @@ The text that lists the sequences of an ogg-zip: a Python literal, a list of dic
 from __future__ import annotations
 
 import ast
+import codecs
 import dataclasses
 import re
 from typing import Any
@@ -18,6 +19,7 @@ from returnn.util.literal import LiteralError, parse_literal
 __all__ = ["MetaColumns", "parse_meta_text"]
 
 _BLOCK_ENTRIES = 1 << 13
+_UTF8_CHUNK_BYTES = 1 << 20
 # Different layouts (order of keys, which of them) in one file that are read fast.
 _MAX_LAYOUTS = 8
 
@@ -66,11 +68,7 @@ def parse_meta_text(data: bytes, *, where: str, need_file: bool) -> MetaColumns:
     :raises DataFileError: no such literal, an entry of wrong form, or no entries
     :raises MissingPartError: (a KeyError) an entry has no text or duration
     """
-    try:
-        if not data.isascii():
-            data.decode("utf8")
-    except UnicodeDecodeError as exc:
-        raise DataFileError(f"The meta text {where} is no UTF-8 text: {exc}.") from exc
+    _check_utf8(data, where)
     try:
         columns = _FastReader(data, where).read()
     except _OtherForm:
@@ -94,6 +92,18 @@ def parse_meta_text(data: bytes, *, where: str, need_file: bool) -> MetaColumns:
                 )
             )
     return columns
+
+
+def _check_utf8(data: bytes, where: str) -> None:
+    if data.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf8")()  # in parts: a large text need not be there twice
+    try:
+        for start in range(0, len(data), _UTF8_CHUNK_BYTES):
+            decoder.decode(data[start : start + _UTF8_CHUNK_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as exc:
+        raise DataFileError(f"The meta text {where} is no UTF-8 text: {exc}.") from exc
 
 
 class _Builder:
