@@ -13,7 +13,7 @@ import numpy
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["ChildrenMixin"]
+__all__ = ["ChildrenMixin", "seq_random_state"]
 
 
 class ChildrenMixin:
@@ -45,9 +45,18 @@ class ChildrenMixin:
         :param tag: of this sequence
         :return: generator which depends only on these, the epoch and the seed options
         """
-        seed = self._get_random_seed_for_epoch(epoch=self.epoch)
-        digest = hashlib.blake2b(f"{seed}\0{seq_idx}\0{tag}".encode(), digest_size=4).digest()
-        return numpy.random.RandomState(int.from_bytes(digest, "little"))
+        return seq_random_state(self._get_random_seed_for_epoch(epoch=self.epoch), seq_idx, tag)
 
     def _get_random_seed_for_epoch(self, epoch: int | None, num_epochs_fixed: int = 1) -> int:
         raise NotImplementedError  # SeqOrderMixin has it
+
+
+def seq_random_state(seed: int, seq_idx: int, tag: str) -> numpy.random.RandomState:
+    """
+    :param seed: of the epoch
+    :param seq_idx: in that epoch
+    :param tag: of this sequence
+    :return: generator which depends only on these
+    """
+    digest = hashlib.blake2b(f"{seed}\0{seq_idx}\0{tag}".encode(), digest_size=4).digest()
+    return numpy.random.RandomState(int.from_bytes(digest, "little"))

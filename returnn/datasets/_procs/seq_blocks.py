@@ -5,6 +5,7 @@ Several sequences as one message between processes: their data as few flat array
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -166,6 +167,11 @@ class BlockSender:
         """:return: whether a block can be sent"""
         return bool(self._free)
 
+    @property
+    def num_free(self) -> int:
+        """:return: blocks that can be sent now"""
+        return len(self._free)
+
     def free(self, slot: int) -> None:
         """:param slot: of a message ("free", slot)"""
         self._free.append(slot)
@@ -182,16 +188,18 @@ class BlockSender:
         arrays: list[numpy.ndarray] = []
         columns: list[tuple[str, str, Any]] = []  # Any: see BlockReceiver
         for key, column in block.data.items():
-            if isinstance(column, Ragged) and column.flat.dtype.kind in _PICKLED_KINDS:
+            first = column.flat if isinstance(column, Ragged) else column[0]
+            if first.dtype.kind in _PICKLED_KINDS or any(a.dtype != first.dtype for a in _arrays_of(column)):
                 columns.append((key, "pickled", list(column)))
             elif isinstance(column, Ragged):
-                columns.append((key, "flat", (len(arrays), column.lens)))
+                columns.append((key, "flat", column.lens))
                 arrays.append(column.flat)
-            elif any(a.dtype.kind in _PICKLED_KINDS for a in column):
-                columns.append((key, "pickled", column))
             else:
-                columns.append((key, "each", (len(arrays), len(column))))
-                arrays += column
+                columns.append((key, "each", [a.shape for a in column]))
+                arrays.append(numpy.concatenate([a.ravel() for a in column]))
+        # The rest too: a long message could block both sides.
+        rest = pickle.dumps((block.tags, block.fracs, columns), protocol=pickle.HIGHEST_PROTOCOL)
+        arrays.append(numpy.frombuffer(rest, dtype=numpy.uint8))
         places = []
         for array, target in zip(arrays, slot.alloc([(a.shape, a.dtype) for a in arrays]), strict=True):
             target[...] = array
@@ -199,7 +207,7 @@ class BlockSender:
         if slot.fd >= 0:
             self._conn.send(("memory", slot.index, slot.size))
             slot.send_memory(self._conn)
-        self._conn.send(("block", pass_id, slot.index, slot.used, block.tags, block.fracs, columns, places))
+        self._conn.send(("block", pass_id, slot.index, slot.used, places))
         if not CAN_SHARE:
             self._conn.send_bytes(slot.content())
 
@@ -223,21 +231,29 @@ class BlockReceiver:
         :param message: ("block", pass_id, slot, ...), just received; then ("free", slot) is to be sent
         :return: own copy
         """
-        _, _, slot, used, tags, fracs, columns, places = message
+        _, _, slot, used, places = message
         if CAN_SHARE:
             content = self._slots[slot].copy(used) if used else numpy.zeros(0, numpy.uint8)
         else:
             content = numpy.frombuffer(bytearray(self._conn.recv_bytes()), dtype=numpy.uint8)
-        arrays = [_array(content, *place) for place in places]
+        *arrays, rest = [_array(content, *place) for place in places]
+        tags, fracs, columns = pickle.loads(rest.data)  # from our own process
+        column_arrays = iter(arrays)
         data: dict[str, Ragged | list[numpy.ndarray]] = {}
         for key, kind, info in columns:
             if kind == "flat":
-                data[key] = Ragged(arrays[info[0]], info[1])
+                data[key] = Ragged(next(column_arrays), info)
             elif kind == "each":
-                data[key] = arrays[info[0] : info[0] + info[1]]
+                sizes = numpy.cumsum([int(numpy.prod(shape)) for shape in info])
+                parts = numpy.split(next(column_arrays), sizes[:-1])
+                data[key] = [part.reshape(shape) for part, shape in zip(parts, info, strict=True)]
             else:
                 data[key] = info
         return SeqBlock(tags, fracs, data)
+
+
+def _arrays_of(column: Ragged | list[numpy.ndarray]) -> list[numpy.ndarray]:
+    return [] if isinstance(column, Ragged) else column
 
 
 def _array(content: numpy.ndarray, offset: int, shape: Sequence[int], dtype: str) -> numpy.ndarray:
