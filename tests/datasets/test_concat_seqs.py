@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from returnn.datasets._meta.part_frames import PartOptions, Parts
@@ -133,6 +133,7 @@ def _expected(
     pad=st.sampled_from([None, 1, 2]),
     mult=st.sampled_from([None, 1, 3, 4]),
 )
+@example(seqs=[[(2, 1), (1, 1)]], with_postfix=True, pad=None, mult=3)
 def test_frames_of_parts(
     seqs: list[list[tuple[int, int]]], with_postfix: bool, pad: int | None, mult: int | None
 ) -> None:

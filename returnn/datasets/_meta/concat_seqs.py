@@ -11,6 +11,7 @@ import numpy as np
 from returnn.datasets._basic.epoch_wise_filter import EpochWiseFilter
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.children import DatasetSpec, make_child
+from returnn.datasets._meta.delegating import ChildStreams
 from returnn.datasets._meta.part_frames import PartOptions, Parts
 from returnn.datasets._meta.seq_rows import get_tag_table, takes_corpus_order
 from returnn.datasets.basic import Dataset, DatasetSeq
@@ -23,7 +24,7 @@ from returnn.util.cache_manager import cf
 __all__ = ["ConcatSeqsDataset"]
 
 
-class ConcatSeqsDataset(CachedDataset2):
+class ConcatSeqsDataset(ChildStreams, CachedDataset2):
     """
     Each line of a file lists the sequences of the inner dataset which make one sequence; the line is its tag.
     All streams are concatenated along the time axis.
@@ -77,10 +78,8 @@ class ConcatSeqsDataset(CachedDataset2):
         self.dataset: Dataset = make_child(
             dataset, name=f"{self.name}_subdataset", owner=self, seed_offset=self._given_random_seed_offset, shard=False
         )
-        self.sub_dataset = self.dataset
-        self.num_inputs = self.dataset.num_inputs
-        self.num_outputs = dict(self.dataset.num_outputs or {})
-        self.labels = dict(self.dataset.labels)
+        self._child = self.sub_dataset = self.dataset
+        self._take_info_of_child()
         self._streams_are_checked = False
         self._read_files()
         self._part_to_corpus: np.ndarray | None = None
@@ -411,40 +410,6 @@ class ConcatSeqsDataset(CachedDataset2):
         :return: the lines
         """
         return self._lines.select(self._require_order()[np.asarray(seq_idxs, dtype=np.int64)])
-
-    # ---- streams
-
-    def get_data_keys(self) -> list[str]:
-        """:return: as the inner dataset says"""
-        return list(self.dataset.get_data_keys())
-
-    def get_target_list(self) -> list[str]:
-        """:return: as the inner dataset says"""
-        return list(self.dataset.get_target_list())
-
-    def get_data_dim(self, key: str) -> int:
-        """:return: as the inner dataset says"""
-        return self.dataset.get_data_dim(key)
-
-    def get_data_dtype(self, key: str) -> str:
-        """:return: as the inner dataset says"""
-        return self.dataset.get_data_dtype(key)
-
-    def get_data_shape(self, key: str) -> list[int | None]:
-        """:return: as the inner dataset says"""
-        return self.dataset.get_data_shape(key)
-
-    def is_data_sparse(self, key: str) -> bool:
-        """:return: as the inner dataset says"""
-        return self.dataset.is_data_sparse(key)
-
-    def can_serialize_data(self, key: str) -> bool:
-        """:return: as the inner dataset says"""
-        return self.dataset.can_serialize_data(key)
-
-    def serialize_data(self, key: str, data: np.ndarray) -> str:
-        """:return: as the inner dataset says"""
-        return self.dataset.serialize_data(key, data)
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

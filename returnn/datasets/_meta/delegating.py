@@ -13,14 +13,61 @@ from returnn.datasets.ragged import Ragged
 from returnn.errors import DatasetError
 from returnn.util.numbers_dict import NumbersDict
 
-__all__ = ["DelegatingDataset"]
+__all__ = ["ChildStreams", "DelegatingDataset"]
 
 
-class DelegatingDataset(CachedDataset2):
+class ChildStreams:
+    """Part of a dataset that has the streams of one other dataset."""
+
+    num_inputs: int | None
+    # Any: (dim, ndim) as tuple or list, or a dict in some classes.
+    num_outputs: dict[str, Any] | None
+    labels: dict[str, Sequence[str]]
+    _child: Dataset
+
+    def _take_info_of_child(self) -> None:
+        """Copy what client code reads as attributes."""
+        self.num_inputs = self._child.num_inputs
+        self.num_outputs = dict(self._child.num_outputs or {})
+        self.labels = dict(self._child.labels)
+
+    def get_data_keys(self) -> list[str]:
+        """:return: as the child says"""
+        return list(self._child.get_data_keys())
+
+    def get_target_list(self) -> list[str]:
+        """:return: as the child says"""
+        return list(self._child.get_target_list())
+
+    def get_data_dim(self, key: str) -> int:
+        """:return: as the child says"""
+        return self._child.get_data_dim(key)
+
+    def get_data_dtype(self, key: str) -> str:
+        """:return: as the child says"""
+        return self._child.get_data_dtype(key)
+
+    def get_data_shape(self, key: str) -> list[int | None]:
+        """:return: as the child says"""
+        return self._child.get_data_shape(key)
+
+    def is_data_sparse(self, key: str) -> bool:
+        """:return: as the child says"""
+        return self._child.is_data_sparse(key)
+
+    def can_serialize_data(self, key: str) -> bool:
+        """:return: as the child says"""
+        return self._child.can_serialize_data(key)
+
+    def serialize_data(self, key: str, data: np.ndarray) -> str:
+        """:return: as the child says"""
+        return self._child.serialize_data(key, data)
+
+
+class DelegatingDataset(ChildStreams, CachedDataset2):
     """A subclass sets ``_child`` before it is used. All questions go there."""
 
     _getnewargs_remap: ClassVar[dict[str, str]] = {"random_seed_offset": "_given_random_seed_offset"}
-    _child: Dataset
 
     def __init__(self, **kwargs: Any) -> None:
         """
@@ -29,12 +76,6 @@ class DelegatingDataset(CachedDataset2):
         super().__init__(**kwargs)
         self._given_random_seed_offset: int | None = kwargs.get("random_seed_offset")
         self._has_order = False
-
-    def _take_info_of_child(self) -> None:
-        """Copy what client code reads as attributes."""
-        self.num_inputs = self._child.num_inputs
-        self.num_outputs = dict(self._child.num_outputs or {})
-        self.labels = dict(self._child.labels)
 
     def child_datasets(self) -> Iterable[Dataset]:
         """:return: the dataset that is handed on"""
@@ -161,35 +202,3 @@ class DelegatingDataset(CachedDataset2):
     def get_seq_tags(self, seq_idxs: np.ndarray | Sequence[int]) -> list[str]:
         """:return: as the child says"""
         return self._child.get_seq_tags(seq_idxs)
-
-    def get_data_keys(self) -> list[str]:
-        """:return: as the child says"""
-        return list(self._child.get_data_keys())
-
-    def get_target_list(self) -> list[str]:
-        """:return: as the child says"""
-        return list(self._child.get_target_list())
-
-    def get_data_dim(self, key: str) -> int:
-        """:return: as the child says"""
-        return self._child.get_data_dim(key)
-
-    def get_data_dtype(self, key: str) -> str:
-        """:return: as the child says"""
-        return self._child.get_data_dtype(key)
-
-    def get_data_shape(self, key: str) -> list[int | None]:
-        """:return: as the child says"""
-        return self._child.get_data_shape(key)
-
-    def is_data_sparse(self, key: str) -> bool:
-        """:return: as the child says"""
-        return self._child.is_data_sparse(key)
-
-    def can_serialize_data(self, key: str) -> bool:
-        """:return: as the child says"""
-        return self._child.can_serialize_data(key)
-
-    def serialize_data(self, key: str, data: np.ndarray) -> str:
-        """:return: as the child says"""
-        return self._child.serialize_data(key, data)

@@ -99,7 +99,7 @@ class Parts:
         if stream in options.target_multiple:
             target, factor = options.target_multiple[stream]
             kept = np.where(self.is_last, kept, np.minimum(kept, lens[target] * factor))
-        if np.array_equal(new, old):
+        if np.array_equal(new, old) and np.array_equal(kept, old):
             return flat, new
         in_part = np.arange(int(new.sum())) - np.repeat(np.cumsum(new) - new, new)
         # Beyond the end: the last frame again.
