@@ -145,7 +145,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
         num_epochs = 5
         save_interval = 1
         batch_size = 500
-        num_workers_per_gpu = 1
+        num_workers_per_gpu = 0
         optimizer = {{"class": "adamw", "epsilon": 1e-16, "weight_decay": 1e-3}}
         learning_rates = [0.01, 0.05, 0.001, 0.1, 0.0005]
         cleanup_old_models = {{"keep_last_n": 1, "keep_best_n": 1, "keep": [1]}}
