@@ -81,36 +81,35 @@ def parse_orthography_into_symbols(
     :param orthography: e.g. "hello [HESITATION] there "
     :param upper_case_special: upper-case the specials
     :param word_based: split at each white space character (empty words are kept), instead of into characters
-    :param square_brackets_for_specials: ``[...]`` (nesting allowed, an unclosed one goes to the end) is one symbol
+    :param square_brackets_for_specials: ``[...]`` (nesting allowed, an unclosed one goes to the end) is one symbol;
+        with words, what follows without white space belongs to it
     :return: e.g. ["h", "e", "l", "l", "o", " ", "[HESITATION]", " ", ...]
     """
     if "[" not in orthography or not square_brackets_for_specials:
         if not word_based:
             return list(orthography)
-        return _WHITE_SPACE_RE.split(orthography) if orthography else []
+        words = _WHITE_SPACE_RE.split(orthography)
+        return words if words[0] else words[1:]
     symbols: list[str] = []
     depth = 0
-    starts_new = True  # the next character does not belong to the last symbol
     for char in orthography:
-        if depth > 0:
+        if depth:
             depth += {"[": 1, "]": -1}.get(char, 0)
             symbols[-1] += char.upper() if upper_case_special else char
         elif char == "[":
             depth = 1
-            if word_based and symbols and not symbols[-1]:  # the word that the white space before began
-                symbols.pop()
+            if symbols and not symbols[-1]:  # the word that the white space before began
+                symbols[-1] = char
+            else:
+                symbols.append(char)
+        elif not word_based:
             symbols.append(char)
-            starts_new = True
-        elif word_based and char.isspace():
-            if not symbols:
-                symbols.append("")
+        elif char.isspace():
             symbols.append("")
-            starts_new = False
-        elif starts_new or not word_based:
-            symbols.append(char)
-            starts_new = False
-        else:
+        elif symbols:
             symbols[-1] += char
+        else:
+            symbols.append(char)
     return symbols
 
 
