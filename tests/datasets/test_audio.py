@@ -452,3 +452,24 @@ def test_memory_per_sequence(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert num_bytes / len(entries) < 250
+
+
+def test_cache_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _audio_zip(tmp_path)
+    text = tmp_path / "data.txt.gz"
+    text.write_bytes(gzip.compress(b"[{'text': 'x', 'seq_name': 's', 'file': '3.wav', 'duration': 1.5}]"))
+    asked: list[str] = []
+
+    def copy_of(filename: str) -> str:
+        asked.append(filename)
+        copy = tmp_path / f"copy{len(asked)}"
+        copy.write_bytes(Path(filename).read_bytes())
+        return str(copy)
+
+    monkeypatch.setattr("returnn.datasets.audio.cf", copy_of)
+    dataset = OggZipDataset([str(path), str(text)], {"features": "raw"}, None, use_cache_manager=True)
+    assert asked == []
+    dataset.init_seq_order(epoch=1)
+    assert sorted(asked) == sorted([str(path), str(text)])
+    path.unlink()
+    assert len(dataset.get_corpus_seq(0).get_data("data")) == 80 * (3 * 5 % 7 + 1)
