@@ -464,6 +464,11 @@ def test_unknown_lengths_and_empty_children_are_named() -> None:
         dataset.read_seqs(np.arange(2), ["nope"])
 
 
+def test_chunk_shuffle_is_refused_with_a_reason() -> None:
+    with pytest.raises(NotImplementedError, match="'ChunkShuffleDataset' is not supported: .*chunking"):
+        init_dataset({"class": "ChunkShuffleDataset", "dataset": hdf("c_a")})
+
+
 def test_options_without_effect_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     init_dataset(combined(interleave_gumbel_scale=1.0, name="train"))
     assert "CombinedDataset 'train': no effect of interleave_gumbel_scale" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from returnn.errors import DatasetError, UnknownSeqTagError
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "04-datasets-meta"
 CASES: dict[str, Any] = json.loads((GOLDEN / "orders_meta.json").read_text(encoding="utf8"))
+WRAPPER_CASES: dict[str, Any] = json.loads((GOLDEN / "main_wrappers.json").read_text(encoding="utf8"))
 FEAT = str(GOLDEN / "feat.hdf")
 LAB_PERM = str(GOLDEN / "lab_perm.hdf")
 LAB_LINE = str(GOLDEN / "lab_line.hdf")
@@ -207,8 +208,10 @@ def test_options_without_effect_are_named_once(capsys: pytest.CaptureFixture[str
     assert len(warnings) == 1
     for word in ["data_dtypes", "seq_ordering", "partition_epoch", "datasets['lab']['seq_ordering']", "'feat'"]:
         assert word in warnings[0]
-    init_dataset(_opts(seq_ordering="random"))
+    init_dataset(_opts(seq_ordering="random", random_seed_offset=3))
     assert "no effect" not in capsys.readouterr().out
+    init_dataset(_opts(seq_order_control_dataset="feat", random_seed_offset=3))
+    assert "no effect of random_seed_offset (for the order)" in capsys.readouterr().out
 
 
 def test_filter_file_without_control(tmp_path: Path) -> None:
@@ -225,6 +228,18 @@ def test_shards_of_control_dataset() -> None:
     dataset = init_dataset(opts)
     dataset.init_seq_order(epoch=1)
     assert list(dataset.get_current_seq_order()) == [0, 16, 15, 9, 8, 12, 11, 5]
+
+
+@pytest.mark.parametrize("case", [name for name in WRAPPER_CASES if name.startswith("meta_sharded/")])
+def test_golden_shards(case: str) -> None:
+    ordering, parts, shard = case.split("/")[1:]
+    index, count = (int(text) for text in shard.removeprefix("shard").split("of"))
+    opts = _opts(seq_order_control_dataset="feat", _num_shards=count, _shard_index=index)
+    opts["datasets"]["feat"].update(seq_ordering=ordering, partition_epoch=int(parts[1:]))
+    dataset = init_dataset(opts)
+    for epoch, expected in WRAPPER_CASES[case].items():
+        dataset.init_seq_order(epoch=int(epoch))
+        assert [seq["tag"] for seq in _iterate(dataset)] == expected
 
 
 class TagListDataset(CachedDataset2):
