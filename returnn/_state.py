@@ -52,6 +52,9 @@ class ProcessState:
     progress_bar_starts: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     # What the cache manager gave for each file name. Used by returnn.util.cache_manager.
     cached_files: dict[str, str] = dataclasses.field(default_factory=dict)
+    # One FileCache (a higher module: Any) per value of the option file_cache_opts. Not sent to workers: each process
+    # says itself which files it uses. Used by returnn.util.file_cache.
+    file_caches: dict[str, Any] = dataclasses.field(default_factory=dict)
     # (path, modification time, size) -> labels of the vocabulary file, oldest use first. Bounded and used by
     # returnn.datasets._vocabulary.files. Any: the class lives in a higher layer.
     vocab_files: dict[tuple[str, int, int], Any] = dataclasses.field(default_factory=dict)

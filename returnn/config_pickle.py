@@ -17,7 +17,15 @@ from returnn.util.debug import init_better_exchook, init_faulthandler
 __all__ = ["dumps_for_worker", "loads_in_worker"]
 
 # Not for other processes, or contained otherwise.
-_STATE_FIELDS_NOT_SENT = ("global_config", "loading_config", "run_ctx", "shown_warnings", "quitting", "in_worker")
+_STATE_FIELDS_NOT_SENT = (
+    "global_config",
+    "loading_config",
+    "run_ctx",
+    "shown_warnings",
+    "quitting",
+    "in_worker",
+    "file_caches",
+)
 
 
 def dumps_for_worker(obj: Any) -> bytes:

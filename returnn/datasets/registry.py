@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +15,7 @@ from returnn._state import state
 from returnn.errors import ConfigError, DatasetError, DatasetOptionError, NotSupportedError
 from returnn.log import log
 from returnn.options.datasets import config_value, has_config
+from returnn.util.file_cache import handle_cached_files
 from returnn.util.kwargs import collect_class_init_kwargs
 from returnn.util.literal import LiteralError, parse_literal
 
@@ -137,7 +139,8 @@ def init_dataset(
     parent_dataset: Dataset | None = None,
 ) -> Dataset:
     """
-    Create a dataset.
+    Create a dataset. Each :class:`returnn.util.file_cache.CachedFile` in the dict, also in those of inner datasets, is
+    replaced by the name of a local copy, which is kept as long as the dataset exists.
 
     :param kwargs: dict with "class" and its constructor arguments; or a function that returns one; or a Python dict
         literal as str; or ``"config:NAME"``, a global of the config; or a Dataset, which is returned as is
@@ -170,13 +173,19 @@ def init_dataset(
     cls = get_dataset_class(class_name)
     if cls is None:
         raise _unknown_class(class_name, opts.get("name"))
+    opts, file_cache, copies = handle_cached_files(opts)
     try:
         dataset = cls(**opts)
-    except TypeError as exc:
-        problem = _wrong_options(cls, opts)
+    except BaseException as exc:
+        if file_cache is not None:
+            file_cache.release_files(copies)
+        problem = _wrong_options(cls, opts) if isinstance(exc, TypeError) else ""
         if not problem:
             raise
         raise DatasetOptionError(f"dataset {opts.get('name') or '<unknown_name>'}: {problem}") from exc
+    if file_cache is not None:
+        # Not before: the dataset may read its files at any time.
+        weakref.finalize(dataset, file_cache.release_files, copies)
     if state.in_worker:  # a copy of what the main process has shown
         return dataset
     print(f"Created Dataset {dataset.name}", file=log.v2)

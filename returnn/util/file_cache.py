@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import functools
+import inspect
 import json
 import logging
 import os
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from returnn._state import state
-from returnn.errors import DataFileError
+from returnn.errors import DataFileError, OptionError
 from returnn.util.fs import atomic_write, fsync_dir
 from returnn.util.lock_file import LockFile
 from returnn.util.log_levels import V3, V4
@@ -177,8 +177,13 @@ class FileCache:
             folder, name = os.path.split(dst)
             os.makedirs(folder, exist_ok=True)
             with LockFile(folder, name=name + _LOCK_POSTFIX, lock_timeout=_LOCK_TIMEOUT_SECS) as lock:
-                if not self._is_valid(src, dst):
-                    self._copy(src, dst, lock)
+                # Kept fresh, also while a slow read blocks.
+                self._toucher.acquire(lock.lockfile)
+                try:
+                    if not self._is_valid(src, dst):
+                        self._copy(src, dst)
+                finally:
+                    self._toucher.release(lock.lockfile)
             return dst
         except BaseException:
             self._toucher.release(dst)
@@ -199,7 +204,7 @@ class FileCache:
             return False
         return dst_stat.st_size == src_stat.st_size and src_stat.st_mtime_ns <= known_mtime_ns
 
-    def _copy(self, src: str, dst: str, lock: LockFile) -> None:
+    def _copy(self, src: str, dst: str) -> None:
         tmp = dst + _COPY_POSTFIX
         for filename in (dst, dst + _INFO_POSTFIX, tmp):
             with contextlib.suppress(FileNotFoundError):
@@ -214,7 +219,6 @@ class FileCache:
                     os.posix_fallocate(f_dst.fileno(), 0, src_stat.st_size)
                 while block := f_src.read(_BLOCK_BYTES):
                     f_dst.write(block)
-                    lock.refresh()
                 f_dst.truncate()
                 f_dst.flush()
                 os.fsync(f_dst.fileno())
@@ -377,11 +381,6 @@ class _Toucher:
         _Toucher.__init__(self)
 
 
-@functools.lru_cache(maxsize=8)
-def _instance(opts_json: str) -> FileCache:
-    return FileCache(**json.loads(opts_json))
-
-
 def get_instance(config: Any = None) -> FileCache:
     """
     :param config: Config (Any: a higher layer) or dict, with the option ``file_cache_opts``: arguments of
@@ -394,7 +393,18 @@ def get_instance(config: Any = None) -> FileCache:
         opts = (
             config.typed_value("file_cache_opts") if hasattr(config, "typed_value") else config.get("file_cache_opts")
         )
-    return _instance(json.dumps(opts or {}, sort_keys=True))
+    key = json.dumps(opts or {}, sort_keys=True)
+    cache = state.file_caches.get(key)
+    if cache is None:
+        try:
+            cache = FileCache(**(opts or {}))
+        except TypeError as exc:
+            known = [name for name in inspect.signature(FileCache).parameters if name != "self"]
+            raise OptionError(
+                "file_cache_opts", expected=f"dict with some of {', '.join(known)}", got=opts, where=str(exc)
+            ) from exc
+        cache = state.file_caches.setdefault(key, cache)
+    return cache  # type: ignore[no-any-return]
 
 
 def handle_cached_files(obj: Any, config: Any = None) -> tuple[Any, FileCache | None, list[str]]:

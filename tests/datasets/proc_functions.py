@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 
 from returnn.tensor import Dim, Tensor, TensorDict
+from returnn.util.file_cache import CachedFile
 
 
 def add_random(tensor_dict: TensorDict, *, rng: numpy.random.RandomState, **_kwargs: Any) -> TensorDict:
@@ -98,3 +99,13 @@ def wrong_frac(iterator: Iterator[TensorDict], **_kwargs: Any) -> Iterator[Tenso
 def no_tensor_dict(tensor_dict: TensorDict, **_kwargs: Any) -> Any:
     """:return: a dict"""
     return tensor_dict.data
+
+
+def hdf_of_files(files: list[Any], **opts: Any) -> dict[str, Any]:
+    """:return: dataset dict"""
+    return {"class": "HDFDataset", "files": files, **opts}
+
+
+def cached_hdf_of_files(files: list[Any]) -> dict[str, Any]:
+    """:return: dataset dict, with local copies"""
+    return {"class": "HDFDataset", "files": [CachedFile(f) for f in files], "seq_ordering": "default"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -11,17 +12,19 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from returnn._state import process_state_ctx
 from returnn.config import Config
-from returnn.errors import DataFileError
+from returnn.datasets.basic import init_dataset
+from returnn.errors import DataFileError, DatasetOptionError, OptionError
 from returnn.util import cache_manager
 from returnn.util.basic import cf
 from returnn.util.cache_manager import copy_to_local
 from returnn.util.file_cache import CachedFile, FileCache, get_instance, handle_cached_files
-from tests.helpers import ROOT
+from tests.helpers import GOLDEN, ROOT
 
 _Pair = namedtuple("_Pair", "a b")
 
@@ -256,3 +259,63 @@ def test_cf_copy_without_space(tmp_path: Path, src: str, no_memo: None, monkeypa
     monkeypatch.setattr(cache_manager.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**6, 10**6, 0))
     with process_state_ctx(cached_files={}):
         assert cf(src) == src
+
+
+# --- datasets
+
+
+def _hdf_copies(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.hdf"))
+
+
+def test_cached_files_of_datasets(tmp_path: Path) -> None:
+    """Anywhere in the dict; in use as long as the dataset exists; not after a failed construction."""
+    config = Config({"file_cache_opts": {"cache_directory": str(tmp_path / "cache")}})
+    golden = GOLDEN / "04-datasets-meta"
+    child = {"class": "HDFDataset", "files": [CachedFile(str(golden / "feat.hdf"))]}
+    other = {"class": "HDFDataset", "files": [CachedFile(str(golden / "lab_perm.hdf"))]}
+    opts = {
+        "class": "MetaDataset",
+        "datasets": {"a": child, "b": other},
+        "data_map": {"data": ("a", "data"), "classes": ("b", "data")},
+        "seq_order_control_dataset": "a",
+    }
+    with process_state_ctx(global_config=config, file_caches={}):
+        dataset: Any = init_dataset(opts)
+        copies = _hdf_copies(tmp_path / "cache")
+        assert [path.name for path in copies] == ["feat.hdf", "lab_perm.hdf"]
+        counts = get_instance()._toucher._counts
+        assert sorted(counts) == [str(path) for path in copies]
+        dataset.init_seq_order(epoch=1)
+        dataset.load_seqs(0, 1)
+        assert dataset.get_data(0, "data").shape[1] == 3
+        second = init_dataset(child)
+        assert counts[str(copies[0])] == 2
+        del dataset
+        gc.collect()
+        assert dict(counts) == {str(copies[0]): 1}
+        with pytest.raises(DatasetOptionError, match="no option 'filez'"):
+            init_dataset({**child, "filez": 1})
+        assert dict(counts) == {str(copies[0]): 1}
+        del second
+        gc.collect()
+        assert not counts
+
+
+def test_wrong_options_of_the_cache() -> None:
+    with process_state_ctx(file_caches={}), pytest.raises(OptionError, match="file_cache_opts.*cache_directory"):
+        get_instance({"file_cache_opts": {"directory": "x"}})
+
+
+def test_lock_stays_fresh_during_a_slow_copy(cache: FileCache, src: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks: list[str] = []
+    copy = FileCache._copy
+
+    def slow_copy(self: FileCache, src_: str, dst: str) -> None:
+        locks.extend(name for name in cache._toucher._counts if name.endswith(".returnn-lock"))
+        copy(self, src_, dst)
+
+    monkeypatch.setattr(FileCache, "_copy", slow_copy)
+    dst = cache.get_file(src)
+    assert locks == [dst + ".returnn-lock"]
+    assert list(cache._toucher._counts) == [dst]
