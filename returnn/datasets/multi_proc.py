@@ -140,7 +140,11 @@ class MultiProcDataset(RemoteInfoDataset):
                 worker.close()
 
     def _fetch_info(self) -> DatasetInfo:
-        return self._call_worker("get_info")  # type: ignore[no-any-return]
+        is_idle = not self._workers
+        info: DatasetInfo = self._call_worker("get_info")
+        if is_idle:  # maybe only copies of this dataset will be read
+            self.close()
+        return info
 
     def _call_worker(self, method: str, *args: Any) -> Any:
         try:
