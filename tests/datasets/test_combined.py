@@ -198,6 +198,19 @@ def test_children_as_function_and_dataset() -> None:
     assert [tag for tag, _ in read_epoch(dataset, 1)] == [tag for tag, _ in read_epoch(copy, 1)] == expected
 
 
+def test_static_children_with_scalars_by_length() -> None:
+    """A scalar that a child does not have is 0: it has no time axis that could be empty."""
+    with_scalar = [{"data": np.ones((n, 2), "float32"), "scalar": np.array(n, "int64")} for n in (4, 2, 7)]
+    without = [{"data": np.ones((n, 2), "float32")} for n in (3, 5)]
+    datasets = {"x": {"class": "StaticDataset", "data": with_scalar}, "y": {"class": "StaticDataset", "data": without}}
+    data_map = {("x", "data"): "data", ("x", "scalar"): "scalar", ("y", "data"): "data"}
+    dataset = init_dataset(combined(datasets=datasets, data_map=data_map, seq_ordering="sorted"))
+    seqs = read_epoch(dataset, 1)
+    assert [len(data["data"]) for _, data in seqs] == [2, 3, 4, 5, 7]
+    assert [data["scalar"].tolist() for _, data in seqs] == [2, 0, 4, 0, 7]
+    check_bulk(dataset, seqs)
+
+
 # ---- options about the order of all
 
 

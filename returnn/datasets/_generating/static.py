@@ -156,6 +156,14 @@ class StaticDataset(CachedDataset2):
         """:return: True"""
         return True
 
+    def get_estimated_seq_length(self, seq_idx: int) -> int:
+        """See :func:`Dataset.get_estimated_seq_length`. Number of frames of the first data key."""
+        return int(self._lens(self.data_keys[0])[self._seq_order[seq_idx]])
+
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """See :func:`Dataset.get_estimated_seq_lengths`."""
+        return self._lens(self.data_keys[0])[self._seq_order]
+
     def get_current_seq_order(self) -> Sequence[int] | numpy.ndarray:
         """See :func:`Dataset.get_current_seq_order`."""
         return self._seq_order
