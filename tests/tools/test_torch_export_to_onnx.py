@@ -159,15 +159,57 @@ def test_mainline_config_as_job_systems_call_it(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "my.config", "my.pt"]
 
 
-@pytest.mark.parametrize("exporter", ["auto", pytest.param("dynamo", marks=pytest.mark.slow)])
 def test_mini_config_with_names_from_the_dataset(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], exporter: str
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _export(tool, tmp_path, MODEL + DATA + MINI_STEP, "--exporter", exporter)
+    _export(tool, tmp_path, MODEL + DATA + MINI_STEP)
     stdout = capsys.readouterr().out
     assert "*** Input names: ['data', 'data:size1']\n" in stdout
     assert "*** Output names: ['log_probs', 'log_probs:size1']\n" in stdout
     _check_other_sizes(tmp_path, "log_probs", dtype="int64")
+
+
+@pytest.mark.slow
+def test_the_other_exporter_is_tried(tool: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Raw audio with torch.stft and attention, in the data dict of most Mini configs; tracing does not know stft."""
+    text = dedent(
+        """
+        train = {
+            "class": "MetaDataset",
+            "datasets": {"zip_dataset": {"class": "DummyDatasetMultipleSequenceLength", "input_dim": 1, "output_dim": 3,
+                "num_seqs": 6, "seq_len": {"data": 800, "classes": 12}}},
+            "data_map": {"raw_audio": ("zip_dataset", "data"), "labels": ("zip_dataset", "classes")},
+            "seq_order_control_dataset": "zip_dataset",
+        }
+
+        class Model(torch.nn.Module):
+            def __init__(self, **kwargs):
+                super().__init__()
+                self.register_buffer("window", torch.hann_window(40))
+                self.att = torch.nn.MultiheadAttention(21, 3, batch_first=True, dropout=0.1)
+
+            def forward(self, raw_audio, raw_audio_len):
+                x = torch.stft(raw_audio.squeeze(-1), 40, 16, 40, self.window, center=False, return_complex=True)
+                x = x.abs().transpose(1, 2)
+                lens = (raw_audio_len - 40) // 16 + 1
+                mask = torch.arange(x.shape[1])[None] < lens[:, None]
+                return self.att(x, x, x, key_padding_mask=~mask, need_weights=False)[0], lens
+
+        def forward_step(*, model, data, run_ctx, **kwargs):
+            out, lens = model(raw_audio=data["raw_audio"], raw_audio_len=data["raw_audio:size1"])
+            run_ctx.mark_as_output(out, "att", dims=[out.shape[0], lens, out.shape[2]])
+        """
+    )
+    _export(tool, tmp_path, MODEL + text, "--verbosity", "3")
+    stdout = capfd.readouterr().out
+    assert "Exporter torchscript: SymbolicValueError" in stdout and "Exported with dynamo" in stdout
+    assert "aten::" not in stdout  # torch's dump of the graph
+    lens = [300, 120, 41]
+    data = numpy.random.RandomState(1).normal(size=(3, 300, 1)).astype("float32")
+    got = _run_onnx(tmp_path / "model.onnx", {"raw_audio": data, "raw_audio:size1": numpy.array(lens, dtype="int64")})
+    expected, expected_lens = _run_torch(tmp_path / "my.config", data, numpy.array(lens, dtype="int64"))
+    numpy.testing.assert_allclose(got["att"], expected, atol=1e-4)
+    assert got["att:size1"].tolist() == expected_lens.tolist() == [17, 6, 1]
 
 
 def test_user_dims_and_order_of_names(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,6 +338,7 @@ def test_missing_lengths_of_an_output(tool: ModuleType, tmp_path: Path) -> None:
         _export(tool, tmp_path, MODEL + step)
 
 
+@pytest.mark.slow
 def test_program_errors(tmp_path: Path) -> None:
     write_config(tmp_path / "my.config", MODEL + DATA + MINI_STEP)
     res = _run("my.config", "missing.pt", "o.onnx", cwd=tmp_path, check=False)

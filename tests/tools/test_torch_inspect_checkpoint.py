@@ -117,6 +117,20 @@ def test_objects_are_loaded_only_on_request(
     assert "path: (PosixPath) a" in capsys.readouterr().out
 
 
+def test_safetensors(tools: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file({"layer.w": torch.ones(2, 3)}, tmp_path / "m.safetensors")
+    tools["torch_inspect_checkpoint"].main(["x", str(tmp_path / "m.safetensors")])
+    tools["torch_count_params_via_checkpoint"].main(["x", str(tmp_path / "m.safetensors")])
+    assert capsys.readouterr().out.splitlines() == [
+        "layer.w: torch.float32 [2,3]",
+        "layer.w: torch.float32 [2,3] 6",
+        "Counts:",
+        "layer: 6 6",
+        ".: 6 6",
+    ]
+
+
 def test_statistics_of_special_tensors() -> None:
     assert tensor_stats(torch.zeros(0, 3)) is None
     stats = tensor_stats(torch.tensor([1.0, float("nan"), float("inf")]))

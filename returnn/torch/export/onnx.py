@@ -109,11 +109,18 @@ def _quiet() -> Iterator[None]:
     onnx_logger = logging.getLogger("torch.onnx")
     old_level = onnx_logger.level
     onnx_logger.setLevel(logging.ERROR)
+    # On an error the tracing exporter prints its whole graph, past sys.stdout; its own switch for that has no effect
+    # (torch 2.13: setup_onnx_logging tests a function, not its result).
+    print_graph = getattr(torch._C, "_jit_onnx_log", None)
+    if print_graph is not None:
+        torch._C._jit_onnx_log = lambda *args: None
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        if print_graph is not None:
+            torch._C._jit_onnx_log = print_graph
         onnx_logger.setLevel(old_level)
 
 
