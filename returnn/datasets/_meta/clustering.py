@@ -27,7 +27,7 @@ _ROOTS = ("<coprus-key-map>", "<corpus-key-map>")
 
 def load_cluster_map(filename: str, n_clusters: int) -> tuple[TagTable, np.ndarray]:
     """
-    Read the XML that RASR tools write: in the first 3 lines ``<coprus-key-map>`` (sic), then one line
+    Read the XML text: in the first 3 lines ``<coprus-key-map>`` (sic), then one line
     ``<map-item key="TAG" value="INT"/>`` per sequence.
 
     :param filename: path
