@@ -38,6 +38,7 @@ def merge_checkpoints(
     *,
     weights: Sequence[float] | None = None,
     as_peers: bool = False,
+    load_unsafe_checkpoints: bool = False,
 ) -> None:
     """
     Write the average of checkpoints.
@@ -54,13 +55,14 @@ def merge_checkpoints(
     :param weights: one per input, not negative; divided by their sum. None: all the same
     :param as_peers: numbers as the peers have them: integers become floats; an input that is an average itself is also
         listed in merged_epochs with its own epoch. For comparisons
+    :param load_unsafe_checkpoints: accept files with any Python objects; loading them can run any code
     :raises AverageError: missing or broken file, no entry ``model``, shapes that differ, wrong weights
     """
     weights = _check_weights(weights, num=len(in_ckpts))
     checkpoints = []
     for filename in in_ckpts:
         print("read ckpt:", filename)
-        checkpoints.append(_load(filename))
+        checkpoints.append(_load(filename, unsafe=load_unsafe_checkpoints))
     models = [checkpoint["model"] for checkpoint in checkpoints]
     _warn_about_keys(in_ckpts, models)
     state: dict[str, Any] = {
@@ -204,19 +206,20 @@ def _warn_about_keys(names: Sequence[str], models: Sequence[Mapping[str, Any]]) 
             )
 
 
-def _load(filename: str) -> dict[str, Any]:
+def _load(filename: str, *, unsafe: bool) -> dict[str, Any]:
     """:return: content of a checkpoint, tensors still on disk where the format allows it"""
     if not os.path.isfile(filename):
         raise AverageError(f"Checkpoint not found: {filename} is not a file.")
     try:
         with torch.serialization.safe_globals(_numpy_scalar_globals()):
             checkpoint = torch.load(
-                filename, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(filename) or None
+                filename, map_location="cpu", weights_only=not unsafe, mmap=zipfile.is_zipfile(filename) or None
             )
     except pickle.UnpicklingError as exc:
         raise AverageError(
             f"Checkpoint {filename} is broken, or contains more than tensors and plain values; loading such objects can "
-            f"run any code, so it is refused ({(str(exc).splitlines() or [''])[0]})."
+            f"run any code, so it is refused ({(str(exc).splitlines() or [''])[0]}). If you trust the file, use "
+            "--load_unsafe_checkpoints."
         ) from exc
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise AverageError(
@@ -297,6 +300,11 @@ def _make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="average integer parameters to floats, and list averaged inputs by their own epoch too, as RETURNN does",
     )
+    parser.add_argument(
+        "--load_unsafe_checkpoints",
+        action="store_true",
+        help="load any Python objects; only for files that you trust, since that can run any code",
+    )
     return parser
 
 
@@ -312,7 +320,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for filename in in_ckpts:
         print("in ckpt:", filename)
     print("out ckpt:", args.output_path)
-    merge_checkpoints(in_ckpts, args.output_path, weights=args.weights, as_peers=args.as_peers)
+    merge_checkpoints(
+        in_ckpts,
+        args.output_path,
+        weights=args.weights,
+        as_peers=args.as_peers,
+        load_unsafe_checkpoints=args.load_unsafe_checkpoints,
+    )
     print("Done.")
 
 

@@ -171,6 +171,21 @@ def test_program_error_is_the_last_line(tmp_path: Path) -> None:
     ]
 
 
+def test_other_objects_only_on_request(tool: ModuleType, tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.ones(2)}, "x": Path("x")}, tmp_path / "object.pt")
+    args = ["x", "--checkpoints", str(tmp_path / "object.pt"), "--output_path", str(tmp_path / "o.pt")]
+    with pytest.raises(tool.AverageError, match="--load_unsafe_checkpoints"):
+        tool.main(args)
+    tool.main([*args, "--load_unsafe_checkpoints"])
+    assert torch.load(tmp_path / "o.pt", weights_only=False)["x"] == Path("x")
+
+
+def test_importable_as_module_of_the_folder(tmp_path: Path) -> None:
+    code = "from tools.torch_avg_checkpoints import merge_checkpoints; print(merge_checkpoints.__name__)"
+    res = run_program([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert res.stdout == "merge_checkpoints\n"
+
+
 def test_needs_no_returnn(tmp_path: Path) -> None:
     shutil.copy(TOOL, tmp_path)
     code = "import sys, torch_avg_checkpoints; print([m for m in sys.modules if m.startswith('returnn')])"
