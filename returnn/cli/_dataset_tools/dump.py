@@ -34,6 +34,11 @@ from returnn.util.time_format import hms, hms_fraction
 
 __all__ = ["DumpOptions", "dump_dataset", "show_dataset_info", "show_num_seqs", "parse_length_limit", "Progress"]
 
+#: Frames for which statistics are computed at once.
+_STATS_FRAMES = 1 << 14
+#: Text before the progress bar.
+_BAR = "dump-dataset"
+
 
 @dataclasses.dataclass(frozen=True)
 class DumpOptions:
@@ -195,10 +200,12 @@ class _Pass:
         self.options = options
         self.dumper = dumper
         self.has_stats = options.stats or options.stats_prefix is not None
-        keys = list(dataset.get_data_keys())
+        keys = list(dict.fromkeys(dataset.get_data_keys()))
         self.lengths = LengthTable(keys)
         self.kept_lengths = LengthTable(keys) if options.len_filter else None
         self.stats = Stats()
+        self._pending: list[numpy.ndarray] = []
+        self._num_pending_frames = 0
         self.num_seqs = 0
         self.num_filtered = 0
         self.next_position = options.start
@@ -229,14 +236,16 @@ class _Pass:
             self.lengths.add(seq.lens)
             if not self._is_kept(seq, progress):
                 continue
-            if show_bar:
-                progress_bar_with_time(progress.frac(seq.position), prefix=progress.text(seq.position).split(" ")[0])
-            self.dumper.store(seq)
-            self.dumper.show(seq, progress.text(seq.position))
+            if show_bar and self.num_seqs % 100 == 1:
+                progress_bar_with_time(progress.frac(seq.position), prefix=_BAR)
+            if options.kind != "null":
+                self.dumper.store(seq)
+                self.dumper.show(seq, progress.text(seq.position))
             if self.has_stats:
                 self._collect(seq)
+        self._flush_stats()
         if show_bar:
-            progress_bar_with_time(1.0)
+            progress_bar_with_time(1.0, prefix=_BAR)
 
     def _is_kept(self, seq: Seq, progress: Progress) -> bool:
         if self.kept_lengths is None:
@@ -269,7 +278,19 @@ class _Pass:
                     todo="Give another --key",
                 )
             )
-        self.stats.collect(data)
+        if not len(data):
+            return
+        self._pending.append(data)
+        self._num_pending_frames += len(data)
+        if self._num_pending_frames >= _STATS_FRAMES:
+            self._flush_stats()
+
+    def _flush_stats(self) -> None:
+        """Many short sequences at once: several times faster."""
+        if self._pending:
+            self.stats.collect(numpy.concatenate(self._pending))
+            self.stats.num_seqs += len(self._pending) - 1
+        self._pending, self._num_pending_frames = [], 0
 
     def has_more(self) -> bool:
         """:return: whether the epoch has sequences that were not dumped"""
