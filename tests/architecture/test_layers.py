@@ -135,12 +135,20 @@ def test_torch_is_only_imported_from_layer_3_on() -> None:
 THIRD_PARTY = {"numpy": 0, "h5py": 2, "tqdm": 3, "torch": TORCH_FROM_LAYER, "_setup_returnn_env": 7, "sklearn": 7}
 
 
+def _lies_beside(path: str, name: str) -> bool:
+    """:return: whether the program at this path has a module of this name in its own folder, or in the one above"""
+    folder = os.path.dirname(path)
+    return any(os.path.exists(os.path.join(d, f"{name}.py")) for d in (folder, os.path.dirname(folder)))
+
+
 def test_other_packages_are_imported_where_they_belong() -> None:
     bad = []
     for module, path in python_files():
         for line, target, _ in imports_of(module, path):
             top = target.split(".")[0]
             if top in sys.stdlib_module_names or top == "rnn" or is_first_party(target):
+                continue
+            if module.startswith("demos.") and _lies_beside(path, top):
                 continue
             if layer(module) < THIRD_PARTY.get(top, 99):
                 bad.append(f"{path}:{line}: {module} -> {target}")
