@@ -18,8 +18,8 @@ sys.path.insert(0, os.path.dirname(HERE))
 from common import best_epoch, finish, need_files, need_programs, parse_args, rnn, tool  # noqa: E402
 from make_data import WORD_LIST, make_data  # noqa: E402
 
-MAX_PHONEME_ERROR_RATE = 12.0  # per cent
-MAX_PHONEME_ERROR_RATE_SMALL = 25.0
+MAX_PHONEME_ERROR_RATE = 8.0  # per cent
+MAX_PHONEME_ERROR_RATE_SMALL = 18.0
 
 
 def main() -> None:
