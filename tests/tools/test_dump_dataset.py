@@ -131,7 +131,7 @@ def test_length_filter_histogram_and_sample(tmp_path: Path, hdf_file: Path) -> N
     assert "Seq-length 'data' Stats:\n  3 seqs" in out and "Seq-length-filtered 'data' Stats:\n  1 seqs" in out
     assert "Filtered out 2 of 3 seqs (66.67%)." in out
     out = _dump("labels.hdf", "--type", "null", "--histogram", "4", cwd=tmp_path).stdout
-    assert "Histogram:\n  1 1 " in out and "95%: 2" in out
+    assert "Histogram:\n  1 1 " in out and "5%: 1, 50%: 2, 95%: 4, 99%: 4" in out
     config = tmp_path / "my.config"
     config.write_text(
         '#!rnn.py\nmax_seq_length = {"data": 1}\neval_datasets = {"devtrain": {"class": "HDFDataset", "files": ["labels.hdf"]}}\n'

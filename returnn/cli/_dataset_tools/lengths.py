@@ -90,9 +90,9 @@ class LengthTable:
         print(f"  {', '.join(f'{name}: {value}' for name, value in quantiles.items())}", file=stream)
 
     def quantiles(self, key: str) -> dict[str, int]:
-        """:return: some quantiles: lengths that occur"""
+        """:return: percentiles by nearest rank: the smallest length that so many percent of the sequences do not exceed"""
         lens = numpy.sort(self.lens(key))
-        return {f"{percent}%": int(lens[(len(lens) - 1) * percent // 100]) for percent in (5, 50, 95, 99)}
+        return {f"{percent}%": int(lens[-(-len(lens) * percent // 100) - 1]) for percent in (5, 50, 95, 99)}
 
     def to_json(self, key: str, *, histogram_bins: int = 0) -> dict[str, Any]:
         """:return: statistics as plain numbers. Any: numbers and lists"""
