@@ -69,17 +69,24 @@ def better_exchook(
     :param value: exception
     :param tb: traceback
     :param file: default is standard error
-    :param kwargs: of the package's function of that name; no effect without the package
+    :param kwargs: of the package's function of that name; no effect without the package. Any: of different types
     """
     file = file or sys.stderr
     package = _package()
     if package is not None:
+        if not _is_terminal(file):  # the package itself decides by the environment, whatever the file
+            kwargs.setdefault("with_color", False)
         package.better_exchook(etype, value, tb, file=file, **kwargs)
         return
     if value is None:
         print("No exception.", file=file)
         return
     print(format_exception_with_locals(value, tb), file=file)
+
+
+def _is_terminal(file: TextIO) -> bool:
+    is_terminal = getattr(file, "isatty", None)
+    return is_terminal is not None and is_terminal()
 
 
 def format_exception_with_locals(exc: BaseException, tb: types.TracebackType | None = None) -> str:
