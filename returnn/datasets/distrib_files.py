@@ -19,9 +19,9 @@ from returnn.datasets._distrib_files import (
     load_file_list,
     size_of_files,
 )
+from returnn.datasets._procs import remote_info
 from returnn.datasets._procs.dataset_client import RemoteDataset, dump_dataset
 from returnn.datasets._procs.dataset_server import DatasetInfo, DatasetJob, InitOptions
-from returnn.datasets._procs.remote_info import RemoteInfoDataset
 from returnn.datasets.basic import DatasetSeq
 from returnn.errors import DatasetError, DatasetOptionError
 from returnn.log import log
@@ -34,7 +34,7 @@ __all__ = ["DistributeFilesDataset"]
 _DUMMY_RANK_OPTION = "__debug_dummy_distributed_rank_and_size"
 
 
-class DistributeFilesDataset(RemoteInfoDataset):
+class DistributeFilesDataset(remote_info.RemoteInfoDataset):
     """
     The files are distributed over ``partition_epoch`` sub epochs, by their sizes; a sub epoch is one epoch of the
     dataset that ``get_sub_epoch_dataset`` gives for its files. Each such dataset is read in a process of its own; that of

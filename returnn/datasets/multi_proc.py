@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy
 
+from returnn.datasets._procs import remote_info
 from returnn.datasets._procs.dataset_client import RemoteDataset, dump_dataset
 from returnn.datasets._procs.dataset_server import DatasetInfo, DatasetJob, InitOptions, InitResult
-from returnn.datasets._procs.remote_info import RemoteInfoDataset
 from returnn.datasets.basic import Dataset, DatasetSeq
 from returnn.errors import DatasetError, DatasetOptionError, describe
 from returnn.log import log
@@ -25,7 +25,7 @@ _ORDER_OPTIONS = (
 ).split()
 
 
-class MultiProcDataset(RemoteInfoDataset):
+class MultiProcDataset(remote_info.RemoteInfoDataset):
     """
     Each of the processes has a copy of the dataset and reads every W-th sequence of the epoch, ahead of time. The
     result is the same as that of the dataset alone, in the same order; random draws per sequence included.
