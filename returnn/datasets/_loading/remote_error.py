@@ -81,9 +81,8 @@ class RemoteError:
         try:
             exc = self._load_original()
         except Exception:  # a class that only the worker can import
-            exc = WorkerError(
-                f"{self.kind}: {self.message} (In {self.who} with pid {self.pid}, while reading {self.where}.)"
-            )
+            place = "" if self.where in self.message else f", while reading {self.where}"
+            exc = WorkerError(f"{self.kind}: {self.message} (In {self.who} with pid {self.pid}{place}.)")
         exc.__cause__ = RemoteTraceback(self.traceback_text, self.frames)
         return exc
 
@@ -91,8 +90,12 @@ class RemoteError:
         if self.original is None:
             raise ValueError("not one of our own exceptions")
         cls, args, attributes = pickle.loads(self.original)  # from our own worker
-        # Without __init__: its arguments are not the ones in args.
-        exc: Any = cls.__new__(cls)
+        # Without __init__: its arguments are not the ones in args. By the builtin class that decides about the memory:
+        # cls.__new__ is that of the first base, which is refused where another one is an OSError.
+        builtin_cls = cls
+        while builtin_cls.__module__ != "builtins":
+            builtin_cls = builtin_cls.__base__
+        exc: Any = builtin_cls.__new__(cls)
         exc.args = args
         exc.__dict__.update(attributes)
         assert isinstance(exc, Exception)
