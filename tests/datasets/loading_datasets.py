@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -160,6 +161,21 @@ class RandomDataset(PerSeqDataset):
     def get_data(self, seq_idx: int, key: str) -> numpy.ndarray:
         """:return: environment variable and random number"""
         return numpy.array([float(os.environ["LOADER_TEST"]), numpy.random.rand() + random.random()])
+
+
+class ThreadLimitDataset(PerSeqDataset):
+    """Tells by which variables the number of threads is limited."""
+
+    def get_data_keys(self) -> list[str]:
+        """:return: keys"""
+        return ["data"]
+
+    def get_data(self, seq_idx: int, key: str) -> numpy.ndarray:
+        """:return: OPENBLAS_NUM_THREADS when the program was started, and now; OMP_NUM_THREADS now. Not set: -1"""
+        at_start = dict(entry.split(b"=", 1) for entry in Path("/proc/self/environ").read_bytes().split(b"\0") if entry)
+        values = [at_start.get(b"OPENBLAS_NUM_THREADS", b"-1")]
+        values += [os.environb.get(name, b"-1") for name in (b"OPENBLAS_NUM_THREADS", b"OMP_NUM_THREADS")]
+        return numpy.array(values).astype(numpy.int64)
 
 
 class OptionErrorDataset(PerSeqDataset):

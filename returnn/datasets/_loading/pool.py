@@ -4,6 +4,7 @@ The parent's side of the worker processes of one dataset.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,7 @@ import numpy
 
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
-from returnn.datasets._loading.server import needs_torch, start_method, start_server
+from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
 from returnn.datasets._loading.shared_slots import CAN_SHARE, ReadSlot, unpack_batches
 from returnn.datasets._loading.source import BatchInfo, Block, PassStats, SourceOptions
 from returnn.datasets._loading.worker import worker_main
@@ -95,10 +96,12 @@ class WorkerPool:
             start_server(with_torch=needs_torch(payload))
         # The functions of the context types differ in their classes only.
         context: Any = multiprocessing.get_context(method)
+        environ = worker_environ()
+        self._from_server = method == "forkserver"
         self.workers: list[_Worker] = []
         for i in range(loader.num_workers):
             conn, child_conn = context.Pipe(duplex=True)
-            args = (child_conn, os.getpid(), i, loader.num_workers, loader.prefetch_blocks, payload, dict(os.environ))
+            args = (child_conn, os.getpid(), i, loader.num_workers, loader.prefetch_blocks, payload, environ)
             name = f"returnn-loader-{options.name}-{i}"
             # Not daemonic: datasets may have processes of their own.
             process = context.Process(target=worker_main, args=args, name=name, daemon=False)
@@ -116,7 +119,9 @@ class WorkerPool:
     def _start_processes(self) -> None:
         try:
             for worker in self.workers:
-                worker.process.start()
+                # The server has the variables already.
+                with contextlib.nullcontext() if self._from_server else limited_threads():
+                    worker.process.start()
                 worker.child_conn.close()
         except BaseException as exc:
             self._start_error = exc

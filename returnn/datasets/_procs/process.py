@@ -18,7 +18,7 @@ from typing import Any
 from returnn._state import state
 from returnn.config_pickle import dumps_for_worker, loads_in_worker
 from returnn.datasets._loading.remote_error import RemoteError
-from returnn.datasets._loading.server import needs_torch, start_method, start_server
+from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
 from returnn.datasets._loading.worker import limit_threads, set_environment, watch_parent
 from returnn.errors import ReturnnError, UserError, WorkerError
 from returnn.options.loader import LoaderOptions
@@ -109,10 +109,11 @@ class ChildProcess:
         # The functions of the context types differ in their classes only.
         context: Any = multiprocessing.get_context(method)
         self.conn, child_conn = context.Pipe(duplex=True)
-        args = (child_conn, os.getpid(), serve, payload, dict(os.environ), f"{name} of {where}")
+        args = (child_conn, os.getpid(), serve, payload, worker_environ(), f"{name} of {where}")
         self._process = context.Process(target=_main, args=args, name=f"returnn-{name}", daemon=False)
         try:
-            with _may_have_children():
+            # The server has the variables already.
+            with _may_have_children(), contextlib.nullcontext() if method == "forkserver" else limited_threads():
                 self._process.start()
         except Exception as exc:  # of the system, or the user's main script
             self.conn.close()

@@ -34,6 +34,7 @@ from tests.datasets.loading_datasets import (
     RandomDataset,
     SelfShardingDataset,
     StreamDataset,
+    ThreadLimitDataset,
     Unpicklable,
 )
 
@@ -376,6 +377,19 @@ def test_workers_see_environment_and_are_seeded(make_loader: MakeLoader, monkeyp
     assert runs[0] == runs[1]
     values = [v for values in runs[0] for v in values[1::2]]
     assert len(set(values)) == len(values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_use_one_thread_each(make_loader: MakeLoader, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's own value stays
+    before = dict(os.environ)
+    loader = make_loader(ThreadLimitDataset([1]), 1, start_method=method)
+    (batch,) = _epoch(loader, 1)
+    assert batch["data"].flatten().tolist() == [1, 1, 2]
+    assert dict(os.environ) == before
 
 
 def _epoch(loader: Loader, epoch: int) -> list[dict[str, Any]]:
