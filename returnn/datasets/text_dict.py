@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy
 
 from returnn.datasets._hdf.tag_table import TagTable
-from returnn.datasets._lm.indexed import IndexedDataset
 from returnn.datasets._lm.text_lines import TextLines
 from returnn.datasets._lm.token_table import TokenTable
 from returnn.datasets.basic import DatasetSeq
+from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.ragged import Ragged
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DataFileError, DatasetError, DatasetOptionError, UnknownDataKeyError
@@ -223,21 +223,17 @@ class TextDictDataset(IndexedDataset):
                 f"vocabulary: {exc}. Set unknown_label of the vocabulary."
             ) from exc
 
-    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
-        order = self._require_order()
-        if seq_idx >= len(order):
-            return None
-        idx = int(order[seq_idx])
-        tag = self._tag_table[idx]
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
+        tag = self._tag_table[corpus_idx]
         per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
         if per_seq and self._draws:
             self._vocabulary.set_random_seed(int(self.get_seq_random_state(seq_idx, tag).randint(2**31)))
-        start, end = int(self._bounds[idx]), int(self._bounds[idx + 1])
+        start, end = int(self._bounds[corpus_idx]), int(self._bounds[corpus_idx + 1])
         if self.item_format == "single":
             return DatasetSeq(seq_idx=seq_idx, seq_tag=tag, features={"data": self._encode(start)})
         texts = [self._encode(i) for i in range(start, end)]
         features = {
-            "data": texts[int(self._best[idx]) - start],
+            "data": texts[int(self._best[corpus_idx]) - start],
             "data_flat": numpy.concatenate(texts),
             "data_seq_lens": numpy.array([len(text) for text in texts], dtype=numpy.int32),
             "scores": self._scores[start:end].copy(),

@@ -74,6 +74,15 @@ def _sorted(seqs: Sequence[Seq]) -> list[Seq]:
     return sorted(seqs, key=lambda seq: (seq[0], sorted((k, v.shape, v.tobytes()) for k, v in seq[1].items())))
 
 
+def _assert_corpus_seqs(dataset: Dataset, opts: Any, expected: Sequence[Seq]) -> None:
+    """Random access to the corpus gives the same data. :param expected: an epoch of the dataset, read just before"""
+    corpus = init_dataset(opts)  # without any order
+    for i, (tag, data) in enumerate(expected):
+        seq = corpus.get_corpus_seq(dataset.get_corpus_seq_idx(i))
+        assert (seq.seq_idx, seq.seq_tag) == (dataset.get_corpus_seq_idx(i), tag)
+        assert_same_seqs([(tag, {key: numpy.asarray(seq.get_data(key)) for key in data})], [(tag, data)])
+
+
 def check_everyday_use(opts: Any, *, random_draws: bool = False, workers: Sequence[int] = (0, 1, 2)) -> list[list[Seq]]:
     """
     :param opts: dataset dict; everything in it can be pickled
@@ -86,6 +95,9 @@ def check_everyday_use(opts: Any, *, random_draws: bool = False, workers: Sequen
     epochs = [read_epoch(dataset, epoch) for epoch in (1, 2)]
     assert all(epochs), "no sequences"
     assert_same_seqs(read_epoch(dataset, 1), epochs[0])  # back again
+    draws_by_position = isinstance(opts, dict) and opts.get("random_state_per_seq")
+    if dataset.have_get_corpus_seq() and not random_draws and not draws_by_position:
+        _assert_corpus_seqs(dataset, opts, epochs[0])
     assert_same_seqs(read_epoch(init_dataset(opts), 2), epochs[1])  # needs no epoch 1 before
     copy = pickle.loads(pickle.dumps(init_dataset(opts)))
     for epoch, expected in enumerate(epochs, 1):

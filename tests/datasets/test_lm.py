@@ -317,6 +317,24 @@ def test_information() -> None:
         assert dataset.serialize_data("data", numpy.array([4, 5, 0])) == "Hello world [END]"
 
 
+def test_random_access() -> None:
+    with in_folder(LM):
+        opts = {"class": "LmDataset", "corpus_file": "corpus.txt", **_WORDS}
+        dataset = init_dataset(opts)
+        assert dataset.have_get_corpus_seq()
+        seq = dataset.get_corpus_seq(3)
+        assert (seq.seq_idx, seq.seq_tag, seq.get_data("data").tolist()) == (3, "line-3", [7, 0])
+        with pytest.raises(DatasetError, match="corpus sequence 4 does not exist, there are 4"):
+            dataset.get_corpus_seq(4)
+        dataset = init_dataset({**opts, "error_on_invalid_seq": False})
+        assert not dataset.have_get_corpus_seq()  # which ones are skipped is not known
+        read_epoch(dataset, 1)
+        with pytest.raises(DatasetError, match=r"missing orth symbol 'käse'.*'line-2', corpus.txt, line 4"):
+            dataset.get_corpus_seq(2)
+        with pytest.raises(NotImplementedError, match="positions are not known"):
+            dataset.get_estimated_seq_length(0)
+
+
 # ---- symbol files
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import h5py
 import numpy
 
-from returnn.datasets._generating.indexed_corpus import IndexedCorpus
 from returnn.datasets.basic import DatasetSeq
+from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.seq_order import SeqOrder, part_of_order
 from returnn.errors import DataFileError, DatasetError
 
 __all__ = ["Enwik8Corpus"]
 
 
-class Enwik8Corpus(IndexedCorpus):
+class Enwik8Corpus(IndexedDataset):
     """The first 10^8 bytes of Wikipedia (hutter prize) as language modeling data, from ``enwik8.hdf5``."""
 
     def __init__(
@@ -81,10 +81,14 @@ class Enwik8Corpus(IndexedCorpus):
         self.num_outputs = {"data": (num, 1), "classes": (num, 1)}
         self.labels = {key: [chr(int(c)) for c in unique] for key in ("data", "classes")}
 
+    def _lens_for_order(self) -> numpy.ndarray:
+        """:return: number of bytes"""
+        return self._lens
+
     def _order_of_epoch(self, epoch: int | None) -> SeqOrder:
         num_seqs = self.get_total_num_seqs()
         if self._batch_num_seqs is None:
-            return self.get_seq_order_for_epoch(epoch, num_seqs, self._lens)
+            return super()._order_of_epoch(epoch)
         rows = self._batch_num_seqs
         order = numpy.arange(num_seqs - num_seqs % rows, dtype=numpy.int64).reshape(rows, -1).T.reshape(-1)
         return part_of_order(order, epoch=epoch, partition_epoch=self.partition_epoch)
@@ -96,6 +100,9 @@ class Enwik8Corpus(IndexedCorpus):
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""
         return len(self._starts)
+
+    def _corpus_tags(self, corpus_idxs: numpy.ndarray) -> list[str]:
+        return [self._corpus_tag(idx) for idx in corpus_idxs.tolist()]
 
     def _corpus_tag(self, corpus_idx: int) -> str:
         return f"offset_{self._starts[corpus_idx]}_{self._lens[corpus_idx]}"
@@ -112,10 +119,7 @@ class Enwik8Corpus(IndexedCorpus):
         """:return: as in the file"""
         return str(self._data.dtype)
 
-    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
-        if seq_idx >= self.num_seqs:
-            return None
-        corpus_idx = self.get_corpus_seq_idx(seq_idx)
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         start = int(self._starts[corpus_idx])
         end = start + int(self._lens[corpus_idx])
         return DatasetSeq(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy
 
 from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter, options_of_epoch
-from returnn.datasets._generating.indexed_corpus import IndexedCorpus
 from returnn.datasets._generating.librispeech_files import read_corpus
 from returnn.datasets.basic import DatasetSeq
+from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.seq_order import SeqOrder, fixed_random_subset
 from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
 from returnn.datasets.util.post_processing import get_post_processor_function
@@ -28,7 +28,7 @@ __all__ = ["LibriSpeechCorpus"]
 _TARGETS_CLASSES = {"targets": None, "chars": "CharacterTargets", "bpe": "BytePairEncoding"}
 
 
-class LibriSpeechCorpus(IndexedCorpus):
+class LibriSpeechCorpus(IndexedDataset):
     """
     LibriSpeech in the directory layout (or zips) as downloaded.
 
@@ -172,8 +172,12 @@ class LibriSpeechCorpus(IndexedCorpus):
             self.targets.set_random_seed(seed)
         return True
 
+    def _lens_for_order(self) -> numpy.ndarray:
+        """:return: number of characters of the original texts"""
+        return self._corpus.num_chars
+
     def _order_of_epoch(self, epoch: int | None) -> SeqOrder:
-        order = self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs(), self._corpus.num_chars)
+        order = super()._order_of_epoch(epoch)
         for opts in options_of_epoch(self.epoch_wise_filter or {}, epoch):
             order = self._filter_order_by(opts, numpy.asarray(order, dtype=numpy.int64))
             if not len(order):
@@ -210,6 +214,9 @@ class LibriSpeechCorpus(IndexedCorpus):
                 return order[:0]
             high = mid
 
+    def _corpus_tags(self, corpus_idxs: numpy.ndarray) -> list[str]:
+        return [self._corpus_tag(idx) for idx in corpus_idxs.tolist()]
+
     def _corpus_tag(self, corpus_idx: int) -> str:
         speaker, chapter, seq = self._corpus.seq_name[corpus_idx].tolist()
         subdir = self._corpus.subdirs[self._corpus.subdir_idx[corpus_idx]]
@@ -227,10 +234,7 @@ class LibriSpeechCorpus(IndexedCorpus):
         if free_resources:
             self._corpus.close()
 
-    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
-        if seq_idx >= self.num_seqs:
-            return None
-        corpus_idx = self.get_corpus_seq_idx(seq_idx)
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         tag = self._corpus_tag(corpus_idx)
         if self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq:
             self._seed_of_seq(seq_idx, tag)

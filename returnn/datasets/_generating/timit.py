@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import numpy
 
-from returnn.datasets._generating.indexed_corpus import IndexedCorpus
 from returnn.datasets._generating.timit_phones import PHONES_61, TimitPhones
 from returnn.datasets.basic import DatasetSeq
-from returnn.datasets.seq_order import SeqOrder
+from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
 from returnn.errors import DataFileError, DatasetOptionError, NotSupportedError
 from returnn.util.fs import open_text
@@ -25,7 +24,7 @@ __all__ = ["TimitDataset", "NltkTimitDataset"]
 _NLTK_TRAIN_FRACTION = 0.9
 
 
-class TimitDataset(TimitPhones, IndexedCorpus):
+class TimitDataset(TimitPhones, IndexedDataset):
     """
     TIMIT, as one gets it from LDC with lower-case names, and lists of its files.
 
@@ -177,15 +176,16 @@ class TimitDataset(TimitPhones, IndexedCorpus):
             self._audio_files = [self._read_audio(i) for i in range(len(self._paths))]
         return True
 
-    def _order_of_epoch(self, epoch: int | None) -> SeqOrder:
-        return self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs(), self._num_samples)
+    def _lens_for_order(self) -> numpy.ndarray:
+        """:return: number of samples"""
+        return self._num_samples
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""
         return len(self._tags)
 
-    def _corpus_tag(self, corpus_idx: int) -> str:
-        return self._tags[corpus_idx]
+    def _corpus_tags(self, corpus_idxs: numpy.ndarray) -> list[str]:
+        return [self._tags[idx] for idx in corpus_idxs.tolist()]
 
     def get_data_keys(self) -> list[str]:
         """:return: data and classes"""
@@ -195,10 +195,7 @@ class TimitDataset(TimitPhones, IndexedCorpus):
         """:return: float32 for data, int32 for classes"""
         return {"data": "float32", "classes": "int32"}.get(key) or super().get_data_dtype(key)
 
-    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
-        if seq_idx >= self.num_seqs:
-            return None
-        corpus_idx = self.get_corpus_seq_idx(seq_idx)
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         tag = self._tags[corpus_idx]
         if self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq:
             self.feature_extractor.random_state = self.get_seq_random_state(seq_idx, tag)

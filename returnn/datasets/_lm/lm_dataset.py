@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy
 
-from returnn.datasets._lm.indexed import IndexedDataset
 from returnn.datasets._lm.lm_corpus import LmCorpus
 from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
 from returnn.datasets._lm.symbol_files import load_replace_map, load_symbol_list, load_symbol_map
@@ -18,6 +17,7 @@ from returnn.datasets._lm.text_encoder import InvalidText, PhoneEncoder, SymbolE
 from returnn.datasets._lm.token_table import TokenTable
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
+from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.ragged import Ragged
 from returnn.datasets.util.post_processing import get_post_processor_function
 from returnn.datasets.util.vocabulary import Vocabulary
@@ -330,17 +330,30 @@ class LmDataset(IndexedDataset):
         """:return: the same for all keys"""
         return self._data_dtype.name
 
+    def have_get_corpus_seq(self) -> bool:
+        """:return: whether no sequences are skipped"""
+        return self.error_on_invalid_seq
+
+    def get_corpus_seq(self, corpus_seq_idx: int) -> DatasetSeq:
+        """
+        :param corpus_seq_idx: number of the text; no order is needed
+        :return: with seq_idx = corpus_seq_idx
+        :raises DatasetError: there is none, or the text is invalid
+        """
+        try:
+            return super().get_corpus_seq(corpus_seq_idx)
+        except InvalidText as exc:
+            raise self._invalid_text(corpus_seq_idx, exc) from None
+
     def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
-        order = self._require_order()
         if self._raise_on_invalid:
-            if seq_idx >= len(order):
-                return None
-            return self._make_seq(seq_idx, int(order[seq_idx]))
+            return super()._collect_single_seq(seq_idx)
+        order = self._require_order()
         while self._next_in_order < len(order):
             corpus_idx = int(order[self._next_in_order])
             self._next_in_order += 1
             try:
-                seq = self._make_seq(self._next_seq_idx, corpus_idx)
+                seq = self._load_seq(self._next_seq_idx, corpus_idx)
             except InvalidText as exc:
                 self._log_skipped(corpus_idx, exc)
                 continue
@@ -360,7 +373,7 @@ class LmDataset(IndexedDataset):
         if self._num_skipped == self.log_skipped_seqs:
             print("LmDataset: will stop logging about skipped sequences now", file=log.v4)
 
-    def _make_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         """
         :param seq_idx: in the order of the epoch
         :param corpus_idx: number of the text
@@ -396,10 +409,13 @@ class LmDataset(IndexedDataset):
         except InvalidText as exc:
             if not self._raise_on_invalid:
                 raise
-            raise DatasetError(
-                f"LmDataset: {exc} ({self._where()}, sequence {self.corpus.tag(corpus_idx)!r}, "
-                f"{self.corpus.where(corpus_idx)}). {self._encoder.advice}, or set error_on_invalid_seq=False to skip such sequences."
-            ) from None
+            raise self._invalid_text(corpus_idx, exc) from None
+
+    def _invalid_text(self, corpus_idx: int, exc: InvalidText) -> DatasetError:
+        return DatasetError(
+            f"LmDataset: {exc} ({self._where()}, sequence {self.corpus.tag(corpus_idx)!r}, "
+            f"{self.corpus.where(corpus_idx)}). {self._encoder.advice}, or set error_on_invalid_seq=False to skip such sequences."
+        )
 
     def _encode(self, text: str) -> numpy.ndarray:
         """:return: [T] class indices"""

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy
 
-from returnn.datasets._lm.indexed import IndexedDataset
 from returnn.datasets._lm.word_files import WordIds, find_file, labels_of_words, load_word_vocab, read_word_columns
 from returnn.datasets.basic import DatasetSeq
+from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.ragged import Ragged
 from returnn.datasets.seq_lists import load_seq_list_file
 from returnn.errors import DataFileError, DatasetOptionError, UnknownDataKeyError, UnknownSeqTagError
@@ -280,11 +280,9 @@ class TranslationDataset(IndexedDataset):
         """:return: "int32" """
         return "int32"
 
-    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
-        order = self._require_order()
-        if seq_idx >= len(order):
-            return None
-        idx = order[[seq_idx]]
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
+        idx = numpy.array([corpus_idx])
+        self._load()
         features = {key: self._select(key, idx).flat for key in self._columns}
         return DatasetSeq(seq_idx=seq_idx, features=features, seq_tag=f"{_TAG_PREFIX}{int(self._lines(idx)[0])}")
 

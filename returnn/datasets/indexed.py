@@ -1,5 +1,5 @@
 """
-Base of the text datasets: each sequence of the corpus has a number and a tag, an epoch is an array of these numbers.
+Base of the datasets whose sequences have a number and a tag from the start: an epoch is an array of these numbers.
 """
 
 from __future__ import annotations
@@ -8,22 +8,28 @@ from collections.abc import Sequence
 
 import numpy
 
+from returnn.datasets._basic.predefined_order import idxs_of_tags
+from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
+from returnn.datasets.seq_order import SeqOrder
 from returnn.errors import DatasetError
 
 __all__ = ["IndexedDataset"]
 
 
 class IndexedDataset(CachedDataset2):
-    """A subclass overrides the methods that raise NotImplementedError here, and ``get_total_num_seqs``."""
+    """
+    A subclass overrides ``get_total_num_seqs`` and :func:`_load_seq`; :func:`_corpus_tags`, and maybe :func:`_find_tags`
+    where that is faster by other means; and :func:`_lens_for_order` or :func:`_order_of_epoch`.
+    """
 
     _order: numpy.ndarray | None = None
 
-    def _find_tags(self, tags: Sequence[str]) -> numpy.ndarray:
+    def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         """
-        :param tags: any, repetitions allowed
-        :return: int64 corpus indices
-        :raises UnknownSeqTagError: one of the tags is not in the corpus
+        :param seq_idx: in the order of the epoch
+        :param corpus_idx: number of the sequence
+        :return: with that seq_idx
         """
         raise NotImplementedError
 
@@ -31,9 +37,21 @@ class IndexedDataset(CachedDataset2):
         """:return: tags of these"""
         raise NotImplementedError
 
+    def _find_tags(self, tags: Sequence[str]) -> numpy.ndarray:
+        """
+        :param tags: any, repetitions allowed
+        :return: int64 corpus indices
+        :raises UnknownSeqTagError: one of the tags is not in the corpus
+        """
+        return idxs_of_tags(tags, {tag: i for i, tag in enumerate(self.get_all_tags())}, where=self._where())
+
     def _lens_for_order(self) -> numpy.ndarray:
         """:return: int64 over the corpus: lengths by which the order sorts"""
         raise NotImplementedError
+
+    def _order_of_epoch(self, epoch: int | None) -> SeqOrder:
+        """:return: corpus indices"""
+        return self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs(), self._lens_for_order())
 
     # ---- order
 
@@ -44,7 +62,7 @@ class IndexedDataset(CachedDataset2):
         seq_order: Sequence[int] | numpy.ndarray | None = None,
     ) -> bool:
         """
-        See Dataset. Reads the files at the first call.
+        See Dataset. What was not read yet is read at the first call.
 
         :param epoch: from 1
         :param seq_list: tags, instead of the ordering
@@ -56,10 +74,7 @@ class IndexedDataset(CachedDataset2):
         elif seq_list is not None:
             order = self._find_tags(list(seq_list))
         else:
-            num_seqs = self.get_total_num_seqs()
-            order = numpy.asarray(
-                self.get_seq_order_for_epoch(epoch, num_seqs, self._lens_for_order()), dtype=numpy.int64
-            )
+            order = numpy.asarray(self._order_of_epoch(epoch), dtype=numpy.int64)
         self._order = order
         self._num_seqs = len(order)
         return True
@@ -101,7 +116,7 @@ class IndexedDataset(CachedDataset2):
 
     def get_estimated_seq_length(self, seq_idx: int) -> int:
         """:return: length by which the order sorts"""
-        return int(self._lens_for_order()[self._require_order()[seq_idx]])
+        return int(self._lens_for_order()[self.get_corpus_seq_idx(seq_idx)])
 
     # ---- tags
 
@@ -116,3 +131,24 @@ class IndexedDataset(CachedDataset2):
     def get_seq_tags(self, seq_idxs: numpy.ndarray | Sequence[int]) -> list[str]:
         """:return: tags of many sequences"""
         return self._corpus_tags(self._require_order()[numpy.asarray(seq_idxs, dtype=numpy.int64)])
+
+    # ---- data
+
+    def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
+        order = self._require_order()
+        return self._load_seq(seq_idx, int(order[seq_idx])) if seq_idx < len(order) else None
+
+    def have_get_corpus_seq(self) -> bool:
+        """:return: True"""
+        return True
+
+    def get_corpus_seq(self, corpus_seq_idx: int) -> DatasetSeq:
+        """
+        :param corpus_seq_idx: number of the sequence; no order is needed
+        :return: with seq_idx = corpus_seq_idx
+        :raises DatasetError: there is none
+        """
+        num_seqs = self.get_total_num_seqs()
+        if not 0 <= corpus_seq_idx < num_seqs:
+            raise DatasetError(f"{self!r}: corpus sequence {corpus_seq_idx} does not exist, there are {num_seqs}.")
+        return self._load_seq(int(corpus_seq_idx), int(corpus_seq_idx))
