@@ -21,10 +21,9 @@ _DEFAULT_FEAT_SAMPLE_RATE = 100
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ import soundfile
 from returnn.datasets._audio.bliss_to_zip import BlissToZip, RecordingNames
 from returnn.datasets._audio.segment_audio import NoAudio
 from returnn.datasets.audio import OggZipDataset
-from returnn.errors import DatasetError
+from returnn.errors import DataFileError, DatasetError
 from tests.helpers import GOLDEN, ROOT, program_env
 from tests.tools.tool_program import imports_torch, last_error_line, run_tool
 
@@ -242,6 +242,9 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check("'old.zip' exists already", "old.zip")
     check("must end in .zip", "o.tar")
     check("directory 'no' does not exist", "no/o.zip")
+    (tmp_path / "dir.zip").mkdir()
+    check("'dir.zip' is a directory", "dir.zip")
+    (tmp_path / "dir.zip").rmdir()
     check("'empty' is empty", subset="empty")
     check(r"1 of 2 segments .* \['c/nope'\]", subset="segs")
     _write_corpus(tmp_path, segment.replace('start="0"', 'start="1"'))
@@ -254,11 +257,50 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(_tmp_files(tmp_path)) == ["empty", "old.zip", "segs"]
 
 
+def test_full_disk_and_missing_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write_corpus(tmp_path, '<recording audio="a.wav"><segment end="1"/></recording>')
+
+    def mkstemp(**kwargs: str) -> None:
+        raise PermissionError(13, "Permission denied", kwargs["dir"])
+
+    monkeypatch.setattr("returnn.util.fs.tempfile.mkstemp", mkstemp)
+    with pytest.raises(DataFileError, match="Cannot make 'o.zip': .*Permission denied.*space"):
+        BlissToZip("c.xml", "o.zip", NoAudio(), recordings_must_exist=False).run()
+    assert _tmp_files(tmp_path) == []
+
+
+def test_closed_pipe_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    _write_wav(tmp_path / "a.ogg", 1, format="OGG", subtype="VORBIS")
+    segments = "".join(f'<segment name="{i}" end="1"/>' for i in range(50))
+    _write_corpus(tmp_path, f'<recording audio="a.ogg">{segments}</recording>')
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tools" / f"{TOOL}.py"), "c.xml", "--output", "o.zip", "--no_conversion"],
+        cwd=tmp_path,
+        env=program_env({"TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": "1"}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    with process:
+        assert process.stderr.read() == "BrokenPipeError\n"
+    assert process.returncode == 1
+    assert os.listdir(tmp_path / "tmp") == []
+    assert _tmp_files(tmp_path) == []
+
+
 def test_refused_command_lines(tmp_path: Path) -> None:
     _write_corpus(tmp_path, '<recording audio="a.wav"><segment end="1"/></recording>')
     res = run_tool(TOOL, "c.xml", "--output", "o.zip", "--sprint_cache", "x", cwd=tmp_path, check=False)
     assert "--sprint_cache is not supported" in last_error_line(res)
     assert run_tool(TOOL, "c.xml", cwd=tmp_path, check=False).returncode == 2
+    res = run_tool(TOOL, "c.xml", "--output", "o.zip", "--jobs", "0", cwd=tmp_path, check=False)
+    assert res.returncode == 2
+    assert res.stderr.endswith("error: argument --jobs: expected a number from 1 on, got '0'\n")
     assert _tmp_files(tmp_path) == []
 
 

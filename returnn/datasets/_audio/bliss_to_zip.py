@@ -139,16 +139,30 @@ class BlissToZip:
             self._print_totals()
             print("Finished.")
             return
-        temp_dir = tempfile.mkdtemp(prefix=f"bliss-to-ogg-zip-{self._name}-")
-        print("Temp dir for data:", temp_dir)
         try:
-            with atomic_write(self._output, "wb") as zip_file, zipfile.ZipFile(zip_file, "w") as archive:
+            with (
+                self._temp_dir() as temp_dir,
+                atomic_write(self._output, "wb") as zip_file,
+                zipfile.ZipFile(zip_file, "w") as archive,
+            ):
                 self._fill(archive, names, temp_dir)
+        except OSError as exc:
+            if isinstance(exc, (DatasetError, BrokenPipeError)):
+                raise
+            raise DataFileError(f"Cannot make {self._output!r}: {exc}. Check the permissions and the space.") from exc
+        print("Finished.")
+
+    @contextlib.contextmanager
+    def _temp_dir(self) -> Iterator[str]:
+        """:return: directory for converted files"""
+        temp_dir = tempfile.mkdtemp(prefix=f"bliss-to-ogg-zip-{self._name}-")
+        try:
+            print("Temp dir for data:", temp_dir)
+            yield temp_dir
         finally:
             if self._cleanup:
-                print("Cleaning up...")
                 shutil.rmtree(temp_dir, ignore_errors=True)
-        print("Finished.")
+                print("Cleaning up...")  # last, since nobody may read it any more
 
     def _segments(self) -> Iterator[BlissSegment]:
         for segment in iter_segments(self._corpus):
@@ -373,5 +387,7 @@ def _check_output(output: str, overwrite: bool) -> None:
     folder = os.path.dirname(output) or "."
     if not os.path.isdir(folder):
         raise DataFileError(f"--output {output!r}: the directory {folder!r} does not exist. Create it first.")
+    if os.path.isdir(output):
+        raise DataFileError(f"--output {output!r} is a directory. Give the name of a file.")
     if os.path.lexists(output) and not overwrite:
         raise DataFileError(f"--output {output!r} exists already. Remove it, or use --overwrite.")
