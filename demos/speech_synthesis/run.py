@@ -37,7 +37,7 @@ def main() -> None:
     asr_checkpoint = f"{asr}/models/epoch.{best_epoch(f'{asr}/learning_rates', 'dev_loss_ctc'):03}.pt"
     env = {"DEMO_OUT": out, "DEMO_ASR": asr}
     for name in ("train", "dev"):
-        command = ["++load", asr_checkpoint, "++align_data", name]
+        command = ["++load", asr_checkpoint, "++align_data", name, "++durations_dir", out]
         rnn(f"{ASR}/train.config", f"{ASR}/align.config", *command, DEMO_OUT=asr)
     rnn(f"{HERE}/train.config", **env)
     epoch = best_epoch(f"{out}/learning_rates", "dev_loss_log_mel_l1")
