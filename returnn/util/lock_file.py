@@ -7,17 +7,43 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from returnn.util.fs import maybe_make_dirs
 
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows, where nobody can remove a file that another process has open
+    fcntl: ModuleType | None = None
+else:
+    fcntl = _fcntl
+
 __all__ = ["LockFile"]
+
+
+def _claim(fd: int, *, wait: bool) -> bool:
+    """
+    Only who claimed a lock file may remove it. A claim ends with the process, or when the file is closed.
+
+    :param fd: the open file
+    :param wait: for another process to end its claim
+    :return: False: another process has it. True also where the file system knows no claims
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class LockFile:
     """
     Context manager. The lock is a file created exclusively; a file older than the timeout counts as left over and is
-    removed.
+    removed, by exactly one of the processes that see it.
     """
 
     def __init__(self, directory: str, name: str = "lock_file", lock_timeout: float = 60 * 60) -> None:
@@ -41,10 +67,26 @@ class LockFile:
         return abs(time.time() - mtime) > self.lock_timeout
 
     def maybe_remove_old_lockfile(self) -> None:
-        """Remove the lock file if it is older than the timeout."""
-        if self.is_old_lockfile():
-            with contextlib.suppress(FileNotFoundError):
+        """Remove the lock file if it is older than the timeout. While another process does that, nothing happens."""
+        if not self.is_old_lockfile():
+            return
+        try:
+            fd = os.open(self.lockfile, os.O_RDWR)
+        except FileNotFoundError:
+            return
+        try:
+            # Meanwhile another process may have removed it, and made its own.
+            if _claim(fd, wait=False) and self._is_file(fd) and self.is_old_lockfile():
                 os.remove(self.lockfile)
+        finally:
+            os.close(fd)
+
+    def _is_file(self, fd: int) -> bool:
+        """:return: whether the lock file is this open file"""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.lockfile))
+        except FileNotFoundError:
+            return False
 
     def is_locked(self) -> bool:
         """:return: whether somebody (maybe we) holds the lock"""
@@ -71,13 +113,16 @@ class LockFile:
             os.utime(self.lockfile, None)
 
     def unlock(self) -> None:
-        """Give the lock back. Without the lock nothing happens."""
+        """Give the lock back. Without the lock, or after another process has taken it over, nothing happens."""
         if self.fd is None:
             return
-        os.close(self.fd)
-        self.fd = None
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self.lockfile)
+        fd, self.fd = self.fd, None
+        try:
+            _claim(fd, wait=True)
+            if self._is_file(fd):
+                os.remove(self.lockfile)
+        finally:
+            os.close(fd)
 
     def __enter__(self) -> LockFile:
         self.lock()

@@ -9,8 +9,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -128,7 +130,53 @@ def test_lock_file(tmp_path: Path) -> None:
     os.utime(lock.lockfile, (time.time() - 200,) * 2)
     assert lock.is_old_lockfile() and not lock.is_locked()
     assert lock.try_lock()  # takes over
+    other.unlock()  # wakes up after all: the lock is not its own any more
+    assert lock.is_locked()
     lock.unlock()
+    assert not os.path.exists(lock.lockfile)
+
+
+def _left_over_lock(folder: Path) -> None:
+    (folder / "l").write_bytes(b"")
+    os.utime(folder / "l", (time.time() - 200,) * 2)
+
+
+def test_lock_file_two_see_the_same_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (LockFile(str(tmp_path), "l", lock_timeout=100) for _ in range(2))
+    _left_over_lock(tmp_path)
+    is_old = second.is_old_lockfile
+
+    def slow_look() -> bool:
+        result = is_old()
+        monkeypatch.undo()
+        assert first.try_lock()
+        return result
+
+    monkeypatch.setattr(second, "is_old_lockfile", slow_look)
+    assert not second.try_lock()
+    assert first.is_locked()
+    first.unlock()
+    assert os.listdir(tmp_path) == []
+
+
+def test_lock_file_many_see_the_same_left_over(tmp_path: Path) -> None:
+    num = 6
+    barrier = threading.Barrier(num)
+
+    def attempt(lock: LockFile) -> bool:
+        barrier.wait(30)
+        return lock.try_lock()
+
+    with ThreadPoolExecutor(num) as pool:
+        for _ in range(50):
+            _left_over_lock(tmp_path)
+            locks = [LockFile(str(tmp_path), "l", lock_timeout=100) for _ in range(num)]
+            # Rarely none: each one saw the lock that another was just taking over.
+            assert sum(pool.map(attempt, locks)) <= 1
+            for lock in locks:
+                lock.unlock()
+            assert LockFile(str(tmp_path), "l", lock_timeout=100).try_lock()
+            os.remove(tmp_path / "l")
 
 
 _PLAIN = [
