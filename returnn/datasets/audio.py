@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 
 from returnn.datasets._audio.corpus import OggZipCorpus, load_corpus
+from returnn.datasets._audio.features.waveform import is_cut_ogg
 from returnn.datasets._audio.sources import check_sources, get_sources
 from returnn.datasets._audio.subset import check_subset_option, filter_by_segment_file, random_subset
 from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter
@@ -19,6 +20,7 @@ from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
 from returnn.datasets.util.post_processing import get_post_processor_function
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetError, DatasetOptionError, UnknownDataKeyError, UserError, describe
+from returnn.log import log
 from returnn.util.cache_manager import cf
 from returnn.util.markers import OptionalNotImplementedError
 
@@ -26,6 +28,8 @@ __all__ = ["OggZipDataset"]
 
 _RAW = "raw"
 _ORTH = "orth"
+# Of one kind, by one process.
+_MAX_WARNINGS = 5
 
 
 class OggZipDataset(CachedDataset2):
@@ -130,6 +134,7 @@ class OggZipDataset(CachedDataset2):
         self.num_outputs[_RAW] = {"dtype": "string", "shape": ()}
         self.labels[_ORTH] = [chr(i) for i in range(256)]
         self._corpus: OggZipCorpus | None = None
+        self._num_cut_audio = 0
         self._order: numpy.ndarray | range | Sequence[int] | None = None
 
     def _make_feature_extractor(self) -> ExtractAudioFeatures | None:
@@ -343,12 +348,23 @@ class OggZipDataset(CachedDataset2):
 
     def _load_audio(self, corpus: OggZipCorpus, corpus_idx: int, tag: str) -> numpy.ndarray:
         assert self.feature_extractor is not None
-        raw_bytes = io.BytesIO(corpus.read_audio(corpus_idx))
+        data = corpus.read_audio(corpus_idx)
+        if is_cut_ogg(data):
+            self._warn_about_cut_audio(tag)
         try:
-            return self.feature_extractor.get_audio_features_from_raw_bytes(raw_bytes, seq_name=tag)
+            return self.feature_extractor.get_audio_features_from_raw_bytes(io.BytesIO(data), seq_name=tag)
         except DatasetError as exc:
             exc.args = (f"{exc.args[0]} (In {corpus.describe_audio(corpus_idx)}.)", *exc.args[1:])
             raise
+
+    def _warn_about_cut_audio(self, tag: str) -> None:
+        self._num_cut_audio += 1
+        if self._num_cut_audio <= _MAX_WARNINGS:
+            print(
+                f"Warning: {self._where()}: the audio file of sequence {tag!r} is cut off, and only a part of it can be read. "
+                "Write the data again." + (" No more such warnings." if self._num_cut_audio == _MAX_WARNINGS else ""),
+                file=log.v2,
+            )
 
     def _get_labels(self, text: str, tag: str) -> numpy.ndarray:
         assert self.targets is not None

@@ -20,11 +20,11 @@ def optional_import(name: str, *, needed_by: str, install: str | None = None) ->
     :param needed_by: the option, class or tool which needs it, for the error text
     :param install: what to give to pip if that is not the first part of the module name
     :return: the module
-    :raises MissingDependencyError: the package is not installed
+    :raises MissingDependencyError: the package is not installed, or a library that it needs
     """
     try:
         return importlib.import_module(name)
-    except ImportError as exc:
+    except (ImportError, OSError) as exc:  # OSError: soundfile without libsndfile
         top_level = name.partition(".")[0]
         install = install or top_level
         if isinstance(exc, ModuleNotFoundError) and exc.name and exc.name.partition(".")[0] == top_level:

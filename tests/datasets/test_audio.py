@@ -340,6 +340,21 @@ def test_broken_and_missing_members_are_named(tmp_path: Path) -> None:
         OggZipDataset(str(wrong_prefix), {"features": "raw"}, None).get_all_tags()
 
 
+def test_cut_audio_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """libsndfile reads the first part of such a file, or nothing, without an error."""
+    file = io.BytesIO()
+    soundfile.write(file, np.random.RandomState(1).standard_normal(60000) * 0.1, 16000, format="OGG", subtype="VORBIS")
+    data = file.getvalue()
+    contents = {f"{i}.ogg": data if i == 0 else data[: -100 * i] for i in range(8)}
+    entries = [{"text": "x", "file": name, "seq_name": f"s/{name}", "duration": 3.75} for name in contents]
+    dataset = OggZipDataset(str(_write_zip(tmp_path / "b.zip", entries, contents)), {"features": "raw"}, None)
+    dataset.init_seq_order(epoch=1)
+    dataset.load_seqs(0, 8)
+    assert len(dataset.get_data(0, "data")) == 60000 > len(dataset.get_data(1, "data"))
+    lines = [line for line in "".join(capsys.readouterr()).splitlines() if "is cut off" in line]
+    assert len(lines) == 5 and "'s/1.ogg'" in lines[0] and lines[-1].endswith("No more such warnings.")
+
+
 def test_error_in_labels_names_the_sequence(tmp_path: Path) -> None:
     path = _audio_zip(tmp_path)
     words = tmp_path / "words.txt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy
 
+from returnn._state import state
 from returnn.datasets._audio.corpus import OggZipCorpus
 from returnn.datasets.seq_lists import load_seq_list_file
 from returnn.errors import DatasetError, describe
@@ -52,7 +53,7 @@ def filter_by_segment_file(corpus: OggZipCorpus, filename: str, *, where: str) -
             f"{where}: the corpus is empty after applying segment_file {filename!r}, which has {len(wanted)} tags, "
             f"e.g. {wanted[:3]}. The data has {len(corpus)} sequences, e.g. {tags}. Use the tags of the data."
         )
-    if unknown:
+    if unknown and not state.worker_id:  # once, not from each worker
         print(
             f"Warning: {where}: {len(unknown)} of {len(wanted)} tags in segment_file {filename!r} are not in the data, "
             f"e.g. {unknown[:3]}.",

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from returnn.datasets._audio.features import frames as frames_module
 from returnn.datasets._audio.features.mel import MelFilters, mel_filter_bank
+from returnn.datasets._audio.features.waveform import is_cut_ogg
 from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
 from returnn.errors import (
     DataFileError,
@@ -506,7 +507,8 @@ def test_options_that_are_none_are_as_if_not_given() -> None:
         "join_frames",
         "sample_rate",
     ]
-    extractor = ExtractAudioFeatures(**dict.fromkeys(names))
+    nothing: dict[str, Any] = dict.fromkeys(names)
+    extractor = ExtractAudioFeatures(**nothing)
     np.testing.assert_array_equal(
         extractor.get_audio_features(noise(4000), 16000), ExtractAudioFeatures().get_audio_features(noise(4000), 16000)
     )
@@ -580,7 +582,7 @@ def test_unknown_option() -> None:
 @pytest.mark.parametrize(
     "opts, num_samples, text",
     [
-        ({}, 0, "too short for one frame .*'my-seq'"),
+        ({"peak_normalization": False}, 0, "too short for one frame .*'my-seq'"),
         ({"feature_options": {"center": False}}, 399, "at least 400 samples .*got 399"),
         ({"with_delta": 1}, 1200, "too short for with_delta .*'my-seq'.*at least 9 frames, got 8"),
         ({"feature_options": {"fmin": 9000}}, 400, "fmin must be below fmax at a sample rate of 16000 Hz"),
@@ -607,6 +609,30 @@ def test_undecodable_audio(content: bytes) -> None:
         ExtractAudioFeatures().get_audio_features_from_raw_bytes(io.BytesIO(content), seq_name="my-seq")
 
 
+def test_error_text_has_no_repr_of_the_buffer() -> None:
+    with pytest.raises(DataFileError, match=r"\(LibsndfileError: Format not recognised\.\)"):
+        ExtractAudioFeatures().get_audio_features_from_raw_bytes(b"no audio at all")
+
+
+def test_audio_without_samples() -> None:
+    """The peers fail too in the normalization; without it, the sequence is empty."""
+    with pytest.raises(DataFileError, match="no samples .*seq 'my-seq'"):
+        ExtractAudioFeatures(features="raw").get_audio_features(np.zeros(0), 8000, seq_name="my-seq")
+    extractor = ExtractAudioFeatures(features="raw", peak_normalization=False)
+    assert extractor.get_audio_features(np.zeros(0), 8000).shape == (0, 1)
+
+
+def test_cut_ogg_files() -> None:
+    file = io.BytesIO()
+    soundfile.write(file, noise(60000) * 0.1, 16000, format="OGG", subtype="VORBIS")
+    data = file.getvalue()
+    pages = [match.start() for match in re.finditer(b"OggS", data)]
+    assert len(pages) > 3 and not is_cut_ogg(data)
+    for end in (len(data) - 1, pages[-1] + 40, pages[-1] + 27, pages[-1] + 10, pages[2] + 5, 4):
+        assert is_cut_ogg(data[:end]), end
+    assert not is_cut_ogg(b"") and not is_cut_ogg((GOLDEN / "a.wav").read_bytes())
+
+
 def test_samples_that_are_no_numbers() -> None:
     file = wav(np.array([0.1, np.nan, 0.2]), subtype="FLOAT")
     with pytest.raises(DataFileError, match="seq 'my-seq'.*finite"):
@@ -630,6 +656,16 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
             else:
                 with pytest.raises(MissingDependencyError, match=f'option "audio".*pip install {module.split(".")[0]}'):
                     extractor.get_audio_features(noise(1000), 16000)
+
+
+def test_package_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "soundfile.py").write_text("raise OSError('sndfile library not found')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "soundfile")
+    with pytest.raises(
+        MissingDependencyError, match='option "audio".*sndfile library not found.*pip install soundfile'
+    ):
+        ExtractAudioFeatures(features="raw").get_audio_features_from_raw_bytes(b"x")
 
 
 def test_worker_does_not_import_librosa_or_scipy() -> None:

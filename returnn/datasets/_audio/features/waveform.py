@@ -11,7 +11,7 @@ import numpy
 from returnn.errors import DataFileError, describe
 from returnn.util.optional_import import optional_import
 
-__all__ = ["decode_audio", "apply_preemphasis", "normalize_peak"]
+__all__ = ["decode_audio", "is_cut_ogg", "apply_preemphasis", "normalize_peak"]
 
 #: samples that are handled at once, so that intermediate results stay in the cache of the CPU
 _BLOCK_SAMPLES = 1 << 14
@@ -37,14 +37,32 @@ def decode_audio(
     try:
         audio, sample_rate = soundfile.read(file, dtype=numpy.dtype(dtype).name, always_2d=with_channels)
     except (soundfile.SoundFileError, TypeError) as exc:  # TypeError: no header, thus taken as headerless samples
+        problem = getattr(exc, "error_string", None) or exc  # without the repr of the buffer
         raise DataFileError(
             describe(
-                f"The audio cannot be decoded ({type(exc).__name__}: {exc})",
+                f"The audio cannot be decoded ({type(exc).__name__}: {problem})",
                 where=where,
                 todo="It must be a complete file in a format of libsndfile, e.g. ogg vorbis, flac, wav",
             )
         ) from exc
     return audio, sample_rate
+
+
+def is_cut_ogg(data: bytes) -> bool:
+    """
+    libsndfile leaves out, without an error, what comes after the last complete page. Format: RFC 3533, section 6.
+
+    :param data: content of an audio file
+    :return: it is an Ogg file, and its last page is not complete. A file that was cut between two pages is not noticed
+    """
+    if not data.startswith(b"OggS"):
+        return False
+    page = data.rfind(b"OggS")
+    table = page + 27
+    if len(data) < table:
+        return True
+    num_segments = data[table - 1]
+    return len(data) < table + num_segments + sum(data[table : table + num_segments])
 
 
 def apply_preemphasis(audio: numpy.ndarray, factor: float) -> None:
@@ -69,10 +87,16 @@ def normalize_peak(audio: numpy.ndarray, *, where: str) -> None:
 
     :param audio: any shape, changed in place
     :param where: the sequence, for error texts
-    :raises DataFileError: there is an infinite value or NaN
+    :raises DataFileError: there is an infinite value or NaN, or there are no samples
     """
     if not audio.size:
-        return
+        raise DataFileError(
+            describe(
+                "The audio has no samples",
+                where=where,
+                todo="The file is empty or cut off: leave out the sequence",
+            )
+        )
     peak = float(max(audio.max(), -audio.min()))
     if not math.isfinite(peak):
         raise DataFileError(
