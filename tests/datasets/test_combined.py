@@ -456,6 +456,7 @@ def test_on_demand_refuses_what_needs_the_number() -> None:
         ({"seq_ordering": "random_datasets"}, ["random_datasets"]),
         ({"seq_ordering": "random_dataset:2"}, ["random_dataset:2"]),
         ({"window": 3}, ["window"]),
+        ({"sampling_sizes": {"a": 1, "b": 1, "c": 1, "d": 1}}, ["sampling_sizes", "one for each of ['a', 'b', 'c']"]),
     ],
 )
 def test_option_errors(changes: dict[str, Any], words: list[str]) -> None:
@@ -463,6 +464,19 @@ def test_option_errors(changes: dict[str, Any], words: list[str]) -> None:
         init_dataset(combined(**changes))
     for word in words:
         assert word in str(info.value)
+
+
+def test_one_dataset_object_twice_is_refused() -> None:
+    """Each place would read in the order of the other; and copies in other processes would be two."""
+    a = init_dataset(hdf("c_a"))
+    inner = {"class": "ConcatDataset", "datasets": [a]}
+    for first, second in ((a, a), (a, inner), (inner, a)):
+        with pytest.raises(ConfigError, match="children a and b are, or contain, the same dataset object"):
+            init_dataset(
+                combined(datasets={"a": first, "b": second}, data_map={("a", "data"): "x", ("b", "data"): "y"})
+            )
+    with pytest.raises(ConfigError, match="children 0 and 1"):
+        init_dataset({"class": "ConcatDataset", "datasets": [a, a]})
 
 
 def test_unknown_lengths_and_empty_children_are_named() -> None:

@@ -178,6 +178,10 @@ def test_frames_of_parts(
         ({"pad_narrow_data_to_multiple_of_target_len": {"data": ("nope", 2)}}, ["unknown streams", "nope"]),
         ({"epoch_wise_filter": {(1, 3): {"max_len": 3}}}, ["unknown options ['max_len']", "max_mean_len"]),
         ({"epoch_wise_filter": {1: {"max_mean_len": 3}}}, ["(first epoch, last epoch)"]),
+        ({"epoch_wise_filter": [(1, 3)]}, ["(first epoch, last epoch)", "[(1, 3)]"]),
+        ({"epoch_wise_filter": {(7, 9): {"max_len": 3}}}, ["(7, 9)", "unknown options ['max_len']"]),
+        ({"epoch_wise_filter": {(7, 9): {"max_mean_len": "3"}}}, ["(7, 9)", "max_mean_len must be a number", "'3'"]),
+        ({"epoch_wise_filter": {(7, 9): 3}}, ["(7, 9)", "dict of options", "got 3"]),
         ({"seq_tag_delim": "+"}, ["no length for", "separated by '+'"]),
         ({"seq_tag_delim": ""}, ["seq_tag_delim"]),
         ({"seq_list_file": "nope.txt"}, ["nope.txt", "does not exist"]),
@@ -190,6 +194,14 @@ def test_errors(changes: dict[str, Any], words: list[str]) -> None:
         read_epoch(dataset, 1)
     for word in words:
         assert word in str(info.value)
+
+
+def test_options_of_the_inner_dataset_without_effect_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    init_dataset(concat_seqs(dataset=hdf("feat", seq_ordering="random", partition_epoch=2), name="train"))
+    assert (
+        "ConcatSeqsDataset 'train': no effect of seq_ordering of the inner dataset, partition_epoch of the inner dataset"
+        in capsys.readouterr().out
+    )
 
 
 def test_check_corpus_finds_missing_tags() -> None:

@@ -15,7 +15,7 @@ from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.hdf import HDFDataset, HDFDatasetWriter, SimpleHDFWriter
 from returnn.datasets.meta import MetaDataset
-from returnn.errors import DatasetError, UnknownSeqTagError
+from returnn.errors import ConfigError, DatasetError, UnknownSeqTagError
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "04-datasets-meta"
 CASES: dict[str, Any] = json.loads((GOLDEN / "orders_meta.json").read_text(encoding="utf8"))
@@ -150,6 +150,23 @@ def test_children_given_as_dataset_and_function() -> None:
     dataset = init_dataset(opts)
     dataset.init_seq_order(epoch=1)
     assert len(_iterate(dataset)) == 17
+
+
+def test_one_dataset_object_as_two_children(tmp_path: Path) -> None:
+    """It gets the same order twice. Not so if a list has other sequences for each, or if another child contains it."""
+    feat = HDFDataset([FEAT], seq_ordering="random")
+    opts = _opts(datasets={"feat": feat, "lab": feat}, data_map={"data": ("feat", "data"), "y": ("lab", "data")})
+    dataset = init_dataset(opts)
+    dataset.init_seq_order(epoch=1)
+    for seq in _iterate(dataset):
+        np.testing.assert_array_equal(seq["data"]["data"], seq["data"]["y"])
+    tags = feat.get_all_tags()
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps({"feat": tags, "lab": tags[::-1]}))
+    with pytest.raises(ConfigError, match="'feat' and 'lab' are the same dataset object, but seq_list_file"):
+        init_dataset({**opts, "seq_list_file": str(tmp_path / "list.pkl")})
+    opts["datasets"]["lab"] = {"class": "ConcatDataset", "datasets": [feat]}
+    with pytest.raises(ConfigError, match="feat and lab are, or contain, the same dataset object"):
+        init_dataset(opts)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from returnn.datasets.seq_order import SeqOrder
 from returnn.errors import ConfigError
 from returnn.log import log
 
-__all__ = ["EpochWiseFilter", "options_of_epoch", "num_shortest_with_mean"]
+__all__ = ["EpochWiseFilter", "check_ranges", "options_of_epoch", "num_shortest_with_mean"]
+
+_HELP = "Write e.g. {(1, 5): {'max_mean_len': 1000}}; None or -1 as last epoch is without end."
 
 #: (first epoch or None, last epoch or None or -1), both inclusive -> options. Any: each has its own type
 EpochRanges = Mapping[tuple[int | None, int | None], Mapping[str, Any]]
@@ -24,20 +26,43 @@ def options_of_epoch(ranges: EpochRanges, epoch: int | None) -> list[Mapping[str
     :param ranges: by epochs
     :param epoch: from 1; None counts as 1
     :return: options of all ranges that hold the epoch, in the order of the ranges. Any: see EpochRanges
-    :raises ConfigError: a key is no range
     """
-    for key in ranges:
-        if not isinstance(key, tuple) or len(key) != 2 or not all(k is None or isinstance(k, int) for k in key):
-            raise ConfigError(
-                f"epoch_wise_filter: expected a dict (first epoch, last epoch) -> options, got the key {key!r}. "
-                "Write e.g. {(1, 5): {'max_mean_len': 1000}}; None or -1 as last epoch is without end."
-            )
     current = epoch or 1
     result = []
     for first, last in sorted(ranges, key=lambda k: (k[0] or 1, float("inf") if k[1] in (None, -1) else k[1] or 0)):
         if (first or 1) <= current and (last in (None, -1) or current <= (last or 0)):
             result.append(ranges[(first, last)])
     return result
+
+
+def check_ranges(ranges: EpochRanges) -> None:
+    """
+    :param ranges: by epochs, as a user gives them
+    :raises ConfigError: a key is no range, or the options of a range are wrong
+    """
+    if not isinstance(ranges, Mapping):
+        raise ConfigError(
+            f"epoch_wise_filter: expected a dict (first epoch, last epoch) -> options, got {ranges!r}. {_HELP}"
+        )
+    for key, opts in ranges.items():
+        if not isinstance(key, tuple) or len(key) != 2 or not all(k is None or isinstance(k, int) for k in key):
+            raise ConfigError(
+                f"epoch_wise_filter: expected a dict (first epoch, last epoch) -> options, got the key {key!r}. {_HELP}"
+            )
+        _check_options(opts, f"epoch_wise_filter, epochs {key}")
+
+
+def _check_options(opts: Mapping[str, Any], what: str) -> None:
+    """:param opts: of one range. Any: each has its own type"""
+    if not isinstance(opts, Mapping):
+        raise ConfigError(f"{what}: expected a dict of options, got {opts!r}. {_HELP}")
+    unknown = sorted(set(opts) - {"max_mean_len"}, key=str)
+    if unknown:
+        raise ConfigError(f"{what}: unknown options {unknown}. Known is 'max_mean_len'.")
+    limit = opts.get("max_mean_len")
+    is_number = isinstance(limit, (int, float, numpy.number)) and not isinstance(limit, bool)
+    if limit is not None and not is_number:
+        raise ConfigError(f"{what}: max_mean_len must be a number or None, got {limit!r}.")
 
 
 def num_shortest_with_mean(lens: numpy.ndarray, max_mean_len: float) -> int:
@@ -67,10 +92,11 @@ class EpochWiseFilter:
         """
         :param epochs_opts: ``{(first, last): {"max_mean_len": x}}``
         :param debug_msg_prefix: of log lines
+        :raises ConfigError: see :func:`check_ranges`
         """
+        check_ranges(epochs_opts)
         self.epochs_opts = epochs_opts
         self.debug_msg_prefix = debug_msg_prefix
-        options_of_epoch(epochs_opts, 1)  # checks the keys
 
     def filter(
         self, epoch: int | None, seq_order: SeqOrder, get_seq_len: Callable[[int], float] | numpy.ndarray
@@ -101,10 +127,10 @@ class EpochWiseFilter:
         :param seq_order: see :func:`filter`
         :param get_seq_len: see there
         :param debug_msg_prefix: of log lines
+        :return: those that are kept, in order
+        :raises ConfigError: for unknown or wrong options
         """
-        unknown = sorted(set(opts) - {"max_mean_len"})
-        if unknown:
-            raise ConfigError(f"epoch_wise_filter: unknown options {unknown}. Known is 'max_mean_len'.")
+        _check_options(opts, "epoch_wise_filter")
         max_mean_len = opts.get("max_mean_len")
         if max_mean_len is None or not len(seq_order):
             return seq_order

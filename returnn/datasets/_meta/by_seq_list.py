@@ -10,7 +10,7 @@ import numpy as np
 
 from returnn._state import state
 from returnn.datasets._hdf.tag_table import TagTable
-from returnn.datasets._meta.children import dims_of_stream, lens_to_order_by
+from returnn.datasets._meta.children import check_no_shared_dataset, dims_of_stream, lens_to_order_by
 from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
     SeqListFile,
@@ -205,6 +205,23 @@ class MetaDataset(CachedDataset2):
             self._row_to_corpus[key] = mapping
             if not takes_corpus_order(child):
                 self._by_tags.add(key)
+        self._check_shared_children()
+
+    def _check_shared_children(self) -> None:
+        """One dataset object as two children is fine: it gets the same order twice, unless their rows are different."""
+        names: dict[int, str] = {}
+        for key, child in self.datasets.items():
+            first = names.setdefault(id(child), key)
+            if not self._rows[first].same_tags(self._rows[key]):
+                raise ConfigError(
+                    describe(
+                        f"The children {first!r} and {key!r} are the same dataset object, but seq_list_file has other"
+                        " sequences for them",
+                        where=self._where_text,
+                        todo="Give each of them as dict of options, or make two objects",
+                    )
+                )
+        check_no_shared_dataset({key: self.datasets[key] for key in names.values()}, where=self._where_text)
 
     def _get_needed_rows(self) -> np.ndarray | None:
         """:return: bool [num rows], which ones the filter of the order lets through; None: all"""

@@ -17,6 +17,7 @@ from returnn.log import log
 __all__ = [
     "DatasetSpec",
     "make_child",
+    "check_no_shared_dataset",
     "dims_of_stream",
     "known_num_seqs",
     "corpus_idxs_of_epoch",
@@ -58,6 +59,31 @@ def make_child(spec: DatasetSpec, *, name: str, owner: Dataset, seed_offset: int
             )
         )
     return child
+
+
+def check_no_shared_dataset(children: Mapping[str, Dataset], *, where: str) -> None:
+    """
+    Each child has its own order and position in the epoch, so that none can be read in two places.
+
+    :param children: by their name for the error text
+    :param where: for the error text
+    :raises ConfigError: a dataset object is used twice, in these or below
+    """
+    seen: dict[int, str] = {}
+    for name, child in children.items():
+        todo = [child]
+        while todo:
+            dataset = todo.pop()
+            first = seen.setdefault(id(dataset), name)
+            if first is not name:
+                raise ConfigError(
+                    describe(
+                        f"the children {first} and {name} are, or contain, the same dataset object {dataset.name!r}",
+                        where=where,
+                        todo="Give each of them as dict of options, or make two objects",
+                    )
+                )
+            todo.extend(dataset.child_datasets())
 
 
 def dims_of_stream(child: Dataset, sub_stream: str, *, what: str, where: str) -> Any:

@@ -11,6 +11,7 @@ from returnn.datasets import seq_order as seq_order_
 from returnn.datasets._basic.data_dims import dim_and_ndim
 from returnn.datasets._meta.children import (
     DatasetSpec,
+    check_no_shared_dataset,
     dims_of_stream,
     init_child_by_positions,
     known_num_seqs,
@@ -98,6 +99,7 @@ class CombinedDataset(UnionDataset):
             )
             for key, spec in self._datasets.items()
         }
+        check_no_shared_dataset(self.datasets, where=self._where())
         self._set_children(
             list(self.datasets.values()),
             [{own: sub for (key, sub), own in self._data_map.items() if key == k} for k in self.datasets],
@@ -105,7 +107,7 @@ class CombinedDataset(UnionDataset):
         self.target_list = self.get_target_list()
         self._dtype_options = dict(data_dtypes or {})
         self._take_dims()
-        self._sizes = check_sampling_sizes(self, sampling_sizes, self.dataset_keys)
+        self._sizes = check_sampling_sizes(self, sampling_sizes, self.dataset_keys, unused=datasets)
         self._check_orderings()
         self._on_demand: OnDemandOrder | None = None
         self._ordering = ""  # of this epoch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,21 +89,23 @@ def check_same_dims(stream: str, key: str, first: Any, second: Any, *, where: st
 
 
 def check_sampling_sizes(
-    dataset: Dataset, sizes: int | Mapping[str, int] | None, keys: Sequence[str]
+    dataset: Dataset, sizes: int | Mapping[str, int] | None, keys: Sequence[str], *, unused: Collection[str]
 ) -> list[int] | None:
     """
     :param dataset: whose option it is
     :param sizes: the option
     :param keys: of the children
+    :param unused: of children that no stream is mapped from: the option may have them
     :return: per child; None if the option is not given
     :raises ConfigError: it is wrong, or does not fit to other options
     """
     if sizes is None:
         return None
     per_child = sizes if isinstance(sizes, Mapping) else dict.fromkeys(keys, sizes)
-    missing = sorted(set(keys) - set(per_child))
+    missing = set(keys) - set(per_child)
+    unknown = set(per_child) - set(keys) - set(unused)
     ok = all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 0 for k in per_child.values())
-    if missing or not ok:
+    if missing or unknown or not ok:
         raise ConfigError(
             describe(
                 'option "sampling_sizes" is invalid',

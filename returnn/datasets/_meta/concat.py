@@ -10,6 +10,7 @@ import numpy as np
 from returnn.datasets._basic.data_dims import dim_and_ndim
 from returnn.datasets._meta.children import (
     DatasetSpec,
+    check_no_shared_dataset,
     known_num_seqs,
     make_child,
     warn_about_unused_options,
@@ -55,6 +56,7 @@ class ConcatDataset(UnionDataset):
             make_child(spec, name=f"{self.name}_{i}", owner=self, seed_offset=None, shard=True)
             for i, spec in enumerate(self._datasets)
         ]
+        check_no_shared_dataset({f"{i}": child for i, child in enumerate(self.datasets)}, where=self._where())
         first = self.datasets[0]
         self.num_inputs = first.num_inputs
         self.num_outputs = dict(first.num_outputs or {})

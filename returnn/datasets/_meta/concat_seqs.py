@@ -10,8 +10,9 @@ import numpy as np
 
 from returnn.datasets._basic.epoch_wise_filter import EpochWiseFilter
 from returnn.datasets._hdf.tag_table import TagTable
-from returnn.datasets._meta.children import DatasetSpec, make_child
+from returnn.datasets._meta.children import DatasetSpec, make_child, warn_about_unused_options
 from returnn.datasets._meta.delegating import ChildStreams
+from returnn.datasets._meta.options import get_order_options
 from returnn.datasets._meta.part_frames import PartOptions, Parts
 from returnn.datasets._meta.seq_rows import get_tag_table, takes_corpus_order
 from returnn.datasets.basic import Dataset, DatasetSeq
@@ -72,7 +73,7 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
         self.pad_narrow_data_to_multiple_of_target_len = dict(pad_narrow_data_to_multiple_of_target_len or {})
         self.use_cache_manager = use_cache_manager
         if epoch_wise_filter is not None and not isinstance(epoch_wise_filter, EpochWiseFilter):
-            epoch_wise_filter = EpochWiseFilter(dict(epoch_wise_filter), f"{self.name}, EpochWiseFilter")
+            epoch_wise_filter = EpochWiseFilter(epoch_wise_filter, f"{self.name}, EpochWiseFilter")
         self.epoch_wise_filter = epoch_wise_filter
         self._part_options = self._check_part_options()
         self.dataset: Dataset = make_child(
@@ -80,6 +81,11 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
         )
         self._child = self.sub_dataset = self.dataset
         self._take_info_of_child()
+        warn_about_unused_options(
+            self,
+            [f"{name} of the inner dataset" for name in get_order_options(self.dataset)],
+            reason="the order comes from seq_list_file and the options of this dataset",
+        )
         self._streams_are_checked = False
         self._read_files()
         self._part_to_corpus: np.ndarray | None = None
