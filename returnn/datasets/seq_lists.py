@@ -41,7 +41,7 @@ def _read_bytes(filename: str, purpose: str) -> bytes:
 
 def _decode(data: bytes, filename: str, purpose: str) -> str:
     try:
-        return data.decode("utf8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise DataFileError(f"the {purpose} {filename!r} is no UTF-8 text: {exc}.") from exc
 

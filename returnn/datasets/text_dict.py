@@ -62,12 +62,13 @@ class TextDictDataset(IndexedDataset):
                     'option "item_format" is invalid', expected='"single" or "list_with_scores"', got=item_format
                 )
             )
+        if not isinstance(filename, (str, os.PathLike)):
+            raise DatasetOptionError(self._describe('option "filename" is invalid', expected="a path", got=filename))
         self.filename = os.fspath(filename)
         self.item_format = item_format
         self.vocab = vocab
         self.random_state_per_seq = random_state_per_seq
-        self._vocabulary = vocab if isinstance(vocab, Vocabulary) else Vocabulary.create_vocab(**vocab)
-        self._draws = type(self._vocabulary).set_random_seed is not Vocabulary.set_random_seed
+        self._vocabulary = Vocabulary.from_option(vocab, option="vocab", where=self._where())
         num_labels = self._vocabulary.num_labels
         self.num_inputs = num_labels
         self.num_outputs = {"data": [num_labels, 1]}
@@ -226,7 +227,7 @@ class TextDictDataset(IndexedDataset):
     def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         tag = self._tag_table[corpus_idx]
         per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
-        if per_seq and self._draws:
+        if per_seq and self._vocabulary.is_random:
             self._vocabulary.set_random_seed(int(self.get_seq_random_state(seq_idx, tag).randint(2**31)))
         start, end = int(self._bounds[corpus_idx]), int(self._bounds[corpus_idx + 1])
         if self.item_format == "single":
@@ -245,7 +246,7 @@ class TextDictDataset(IndexedDataset):
     def supports_bulk(self) -> bool:
         """:return: whether the file is small, and the data not random"""
         is_small = self._texts is not None and self._texts.num_bytes <= _MAX_BULK_BYTES
-        return super().supports_bulk() and is_small and not self._draws
+        return super().supports_bulk() and is_small and not self._vocabulary.is_random
 
     def _tokens_of(self, text_idxs: numpy.ndarray) -> TokenTable:
         """:return: with these texts"""

@@ -41,7 +41,7 @@ def load_json(filename: str | None = None, content: str | None = None) -> Any:
     if content is None:
         if filename is None:
             raise TypeError("load_json: expected filename or content")
-        with open(filename, encoding="utf8") as f:
+        with open(filename, encoding="utf-8-sig") as f:
             content = f.read()
     try:
         return json.loads(json_remove_comments(content, strip_space=False))

@@ -68,7 +68,15 @@ def help_on_type_error_wrong_args(cls: type, kwargs: Iterable[str]) -> str:
     """
     given = list(kwargs)
     known = collect_class_init_kwargs(cls, keyword_only=True)
-    missing = [name for name in collect_mandatory_class_init_kwargs(cls) if name not in given]
+    own = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    # An argument of the class itself may have a default in a base class only.
+    needed = dict.fromkeys([*collect_mandatory_class_init_kwargs(cls), *own])
+    missing = [name for name in needed if name not in given]
     sentences = []
     if missing:
         sentences.append(f"{cls.__name__} needs {', '.join(missing)}.")

@@ -139,7 +139,7 @@ def test_post_process_and_targets_forms(opts: dict[str, Any]) -> None:
 def test_user_mistakes(opts: dict[str, Any]) -> None:
     with pytest.raises(DatasetOptionError, match=r"only one of the options \['targets', 'chars'\]"):
         init_dataset({**opts, "targets": _CHARS})
-    with pytest.raises(DatasetOptionError, match="'targets' is invalid"):
+    with pytest.raises(DatasetOptionError, match='"targets" is invalid'):
         init_dataset({**opts, "chars": None, "targets": "x"})
     for audio in ({"foo": 1}, "raw", {"random_state": None}):
         with pytest.raises(DatasetOptionError, match="'audio' is invalid"):

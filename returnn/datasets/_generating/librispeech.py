@@ -118,18 +118,10 @@ class LibriSpeechCorpus(IndexedDataset):
                 self._describe(f"only one of the options {given} is possible", todo="Remove the others")
             )
         opts = options[given[0]]
-        if isinstance(opts, Vocabulary):
-            return opts
-        if not isinstance(opts, Mapping):
-            raise DatasetOptionError(
-                self._describe(f"option {given[0]!r} is invalid", expected="dict of options, or None", got=opts)
-            )
         class_name = _TARGETS_CLASSES[given[0]]
-        return (
-            Vocabulary.create_vocab(**opts)
-            if class_name is None
-            else Vocabulary.create_vocab(**{"class": class_name, **opts})
-        )
+        if class_name is not None and isinstance(opts, Mapping):
+            opts = {"class": class_name, **opts}
+        return Vocabulary.from_option(opts, option=given[0], where=self._where())
 
     def _make_feature_extractor(self) -> ExtractAudioFeatures | None:
         if self.audio is None:

@@ -166,7 +166,7 @@ class StateTying:
         """
         self.allo_map: dict[str, int] = {}
         self.class_map: dict[int, set[str]] = {}
-        with open_text(state_tying_file) as file:
+        with open_text(state_tying_file, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 fields = line.split()
                 if not fields:

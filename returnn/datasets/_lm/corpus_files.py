@@ -47,6 +47,10 @@ def _is_bliss(filename: str) -> bool:
         return root[0] == "corpus"
     except expat.ExpatError:
         return False
+    except (LookupError, ValueError) as exc:  # it is XML that declares such an encoding
+        raise DataFileError(
+            f"Cannot read the corpus file {filename!r}: {exc}. Convert it to the encoding UTF-8."
+        ) from exc
     except (OSError, EOFError, zlib.error) as exc:
         reason = getattr(exc, "strerror", None) or f"{type(exc).__name__}: {exc}"
         raise DataFileError(f"Cannot read the corpus file {filename!r}: {reason}. Check the path.") from exc

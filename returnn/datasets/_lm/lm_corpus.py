@@ -4,6 +4,7 @@ The texts of all corpus files of LmDataset, and their tags.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy
@@ -65,6 +66,9 @@ class LmCorpus:
                     file=log.v2,
                 )
             parts.append(part)
+        if not any(map(len, parts)):
+            hint = ", only empty lines" if skip_empty_lines and any(map(os.path.getsize, filenames)) else ""
+            raise DataFileError(f"Dataset {name!r}: there are no sequences in {', '.join(map(repr, filenames))}{hint}.")
         tags = _load_tags(seq_list_files, parts) if seq_list_files is not None else None
         return cls(parts, tag_prefix=tag_prefix, tags=tags)
 

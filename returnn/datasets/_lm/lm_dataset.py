@@ -19,11 +19,12 @@ from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.indexed import IndexedDataset
 from returnn.datasets.ragged import Ragged
-from returnn.datasets.util.post_processing import get_post_processor_function
+from returnn.datasets.util.post_processing import get_post_processor_function, is_only_cleaners
 from returnn.datasets.util.vocabulary import Vocabulary
-from returnn.errors import DatasetError, DatasetOptionError
+from returnn.errors import DatasetError, DatasetOptionError, UserError
 from returnn.log import log
 from returnn.util.cache_manager import cf
+from returnn.util.kwargs import help_on_type_error_wrong_args
 from returnn.util.markers import OptionalNotImplementedError
 
 __all__ = ["LmDataset"]
@@ -117,6 +118,9 @@ class LmDataset(IndexedDataset):
         self.word_end_symbol = word_end_symbol
         self.seq_end_symbol = seq_end_symbol
         self.unknown_symbol = unknown_symbol
+        for name, value in {"parse_orth_opts": parse_orth_opts, "phone_info": phone_info}.items():
+            if not (value is None or isinstance(value, Mapping)):
+                raise DatasetOptionError(self._describe(f'option "{name}" is invalid', expected="a dict", got=value))
         self.parse_orth_opts = dict(parse_orth_opts or {})
         self.phone_info = dict(phone_info) if phone_info is not None else None
         self.add_random_phone_seqs = add_random_phone_seqs
@@ -174,10 +178,9 @@ class LmDataset(IndexedDataset):
 
     def _create_encoder(self) -> TextEncoder:
         if self.orth_vocab is not None:
-            vocab = self.orth_vocab
-            return VocabEncoder(vocab if isinstance(vocab, Vocabulary) else Vocabulary.create_vocab(**vocab))
+            return VocabEncoder(Vocabulary.from_option(self.orth_vocab, option="orth_vocab", where=self._where()))
         if self.phone_info is not None:
-            return PhoneEncoder(PhoneSeqGenerator(**self.phone_info))
+            return PhoneEncoder(self._create_seq_gen(self.phone_info))
         if self.orth_symbols_file is not None:
             symbols = load_symbol_list(self.orth_symbols_file)
         else:
@@ -198,11 +201,26 @@ class LmDataset(IndexedDataset):
             num_log_unknown=self.log_auto_replace_unknown_symbols,
         )
 
+    def _create_seq_gen(self, opts: Mapping[str, Any]) -> PhoneSeqGenerator:
+        """:param opts: Any: each has its own type"""
+        try:
+            return PhoneSeqGenerator(**opts)
+        except TypeError as exc:
+            problem = "" if isinstance(exc, UserError) else help_on_type_error_wrong_args(PhoneSeqGenerator, opts)
+            if not problem:
+                raise
+            raise DatasetOptionError(f'{self._where()}: option "phone_info": {problem}') from exc
+
     def _init_data_info(self) -> None:
         labels = self._encoder.labels
         num_labels = len(labels)
-        self._data_dtype = numpy.dtype(self.dtype or ("int8" if num_labels <= _MAX_INT8_LABELS else "int32"))
-        if self._data_dtype.kind not in "iu" or numpy.iinfo(self._data_dtype).max < num_labels - 1:
+        default = "int8" if num_labels <= _MAX_INT8_LABELS else "int32"
+        try:
+            self._data_dtype = numpy.dtype(self.dtype or default)
+            is_fine = self._data_dtype.kind in "iu" and numpy.iinfo(self._data_dtype).max >= num_labels - 1
+        except TypeError:  # no such type
+            is_fine = False
+        if not is_fine:
             raise DatasetOptionError(
                 self._describe(
                     'option "dtype" is invalid', expected=f"an integer type for {num_labels} labels", got=self.dtype
@@ -230,15 +248,26 @@ class LmDataset(IndexedDataset):
     def corpus(self) -> LmCorpus:
         """:return: all texts; the files are read at the first use"""
         if self._corpus is None:
+            tags = None if self.seq_list_file is None else self._as_names("seq_list_file", self.seq_list_file)
             self._corpus = LmCorpus.from_files(
-                _as_names(self.corpus_file),
+                self._as_names("corpus_file", self.corpus_file),
                 skip_empty_lines=self.skip_empty_lines,
                 tag_prefix=self.tag_prefix,
-                seq_list_files=None if self.seq_list_file is None else _as_names(self.seq_list_file),
+                seq_list_files=tags,
                 cached=cf if self.use_cache_manager else None,
                 name=self.name,
             )
         return self._corpus
+
+    def _as_names(self, option: str, value: FileNames | Callable[[], FileNames]) -> list[str]:
+        """:return: list of file names"""
+        given = value() if callable(value) else value
+        names = [given] if isinstance(given, (str, os.PathLike)) else given
+        is_list = isinstance(names, Sequence) and len(names) > 0
+        if not is_list or not all(isinstance(name, (str, os.PathLike)) for name in names):
+            expected = "the name of a file, a list of names, or a function that gives these"
+            raise DatasetOptionError(self._describe(f'option "{option}" is invalid', expected=expected, got=names))
+        return [os.fspath(name) for name in names]
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """
@@ -417,6 +446,11 @@ class LmDataset(IndexedDataset):
             f"{self.corpus.where(corpus_idx)}). {self._encoder.advice}, or set error_on_invalid_seq=False to skip such sequences."
         )
 
+    @property
+    def _is_random(self) -> bool:
+        """:return: whether the data of a text may be others the next time"""
+        return self._encoder.draws or not is_only_cleaners(self.orth_post_process)
+
     def _encode(self, text: str) -> numpy.ndarray:
         """:return: [T] class indices"""
         if self._post_process is not None:
@@ -428,7 +462,7 @@ class LmDataset(IndexedDataset):
     def supports_bulk(self) -> bool:
         """:return: whether the corpus is small, and the data neither random nor skipped"""
         is_small = self._corpus is not None and self._corpus.num_bytes <= _MAX_BULK_BYTES
-        return super().supports_bulk() and is_small and self._raise_on_invalid and not self._encoder.draws
+        return super().supports_bulk() and is_small and self._raise_on_invalid and not self._is_random
 
     def _tokens_of(self, corpus_idxs: numpy.ndarray) -> TokenTable:
         """:return: with these texts"""
@@ -463,12 +497,3 @@ class LmDataset(IndexedDataset):
         per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
         if per_seq and self._encoder.draws:
             self._encoder.set_random_seed(int(self.get_seq_random_state(seq_idx, tag).randint(2**31)))
-
-
-def _as_names(value: FileNames | Callable[[], FileNames]) -> list[str]:
-    """:return: list of file names"""
-    if callable(value):
-        value = value()
-    if isinstance(value, (str, os.PathLike)):
-        return [os.fspath(value)]
-    return [os.fspath(name) for name in value]

@@ -27,7 +27,7 @@ def _read_text(filename: str) -> str:
         except (OSError, EOFError) as exc:
             raise DataFileError(f"Cannot read {filename!r}: {type(exc).__name__}: {exc}.") from exc
     try:
-        return data.decode("utf8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise DataFileError(f"{filename}, line {line}: the text is not UTF-8. Convert the file to UTF-8.") from exc

@@ -4,6 +4,8 @@ From a text to class indices: by a table of orthography symbols, by a vocabulary
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,7 +16,7 @@ from returnn.datasets._lm.symbol_files import labels_of_symbols
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import DatasetOptionError
 from returnn.log import log
-from returnn.util.strings import parse_orthography
+from returnn.util.strings import parse_orthography, parse_orthography_into_symbols
 
 __all__ = ["InvalidText", "TextEncoder", "SymbolEncoder", "VocabEncoder", "PhoneEncoder"]
 
@@ -68,10 +70,25 @@ class SymbolEncoder:
             self._space = word_end_symbol
             postfix.insert(0, word_end_symbol)
         self._parse_opts = {"word_based": word_based, "postfix": postfix, **parse_opts}
+        self._check_parse_opts()
         self._auto_replace_unknown = auto_replace_unknown
         self._unknown_symbol = unknown_symbol
         self._num_log_unknown = num_log_unknown
         self._logged: set[str] = set()
+
+    def _check_parse_opts(self) -> None:
+        functions = (parse_orthography, parse_orthography_into_symbols)
+        known = [name for function in functions for name in list(inspect.signature(function).parameters)[1:]]
+        known.remove("kwargs")
+        for name in self._parse_opts:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"Did you mean {close[0]!r}" if close else f"There are {', '.join(known)}"
+                raise DatasetOptionError(f'option "parse_orth_opts" has an unknown entry {name!r}. {hint}?')
+        try:
+            parse_orthography("some [text]", **self._parse_opts)
+        except TypeError as exc:
+            raise DatasetOptionError(f'option "parse_orth_opts" is invalid: {exc} (in {self._parse_opts!r}).') from exc
 
     def find_label(self, label: str) -> int | None:
         """:return: its class; None: there is no such label"""
@@ -138,7 +155,7 @@ class VocabEncoder:
         :param vocab: any
         """
         self._vocab = vocab
-        self.draws = type(vocab).set_random_seed is not Vocabulary.set_random_seed
+        self.draws = vocab.is_random
 
     @property
     def labels(self) -> Sequence[str]:

@@ -65,6 +65,10 @@ class TranslationDataset(IndexedDataset):
         :raises DataFileError: a file is missing or broken
         """
         super().__init__(**kwargs)
+        paths = {"path": path, "file_postfix": file_postfix}
+        for name, value in {**paths, "source_postfix": source_postfix, "target_postfix": target_postfix}.items():
+            if not isinstance(value, (str, os.PathLike) if name in paths else str):
+                raise DatasetOptionError(self._describe(f'option "{name}" is invalid', expected="str", got=value))
         self.path = os.fspath(path)
         self.file_postfix = file_postfix
         self.source_postfix = source_postfix

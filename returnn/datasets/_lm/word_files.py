@@ -110,7 +110,7 @@ def iter_text_lines(filename: str, *, cached: Cached = None) -> Iterator[str]:
         try:
             for line in file:
                 number += 1
-                yield line.decode("utf8")
+                yield line.decode("utf-8-sig" if number == 1 else "utf8")
         except UnicodeDecodeError as exc:
             raise DataFileError(
                 f"{filename}, line {number}: the text is not UTF-8 ({exc.reason}). Convert the file to UTF-8."

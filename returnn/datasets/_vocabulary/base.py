@@ -4,6 +4,7 @@ Vocabulary of words: from text to class indices and back. Base class of all othe
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy
 from returnn.datasets._vocabulary.files import read_vocab_file
 from returnn.datasets._vocabulary.label_table import LabelTable, ids_from_labels
 from returnn.datasets._vocabulary.special_symbols import SpecialSymbols
-from returnn.errors import DatasetOptionError, LabelError, OptionError, UnknownClassError, UserError
+from returnn.errors import DatasetOptionError, LabelError, OptionError, UnknownClassError, UserError, describe
 from returnn.util.kwargs import help_on_type_error_wrong_args
 from returnn.util.markers import NotSpecified
 
@@ -176,6 +177,23 @@ class Vocabulary:
             raise DatasetOptionError(f"Cannot create the vocabulary {vocab_cls.__name__}: {problem}") from exc
 
     @classmethod
+    def from_option(cls, value: object, *, option: str, where: str) -> Vocabulary:
+        """
+        :param value: of an option of a dataset: options of :func:`create_vocab`, or a vocabulary
+        :param option: its name, for the error
+        :param where: dataset, for the error
+        :raises DatasetOptionError: (also TypeError) neither
+        """
+        if isinstance(value, Vocabulary):
+            return value
+        if not isinstance(value, Mapping):
+            expected = "a dict of options of a vocabulary, or a Vocabulary"
+            raise DatasetOptionError(
+                describe(f'option "{option}" is invalid', where=where, expected=expected, got=value)
+            )
+        return cls.create_vocab(**value)
+
+    @classmethod
     def create_vocab_from_labels(
         cls, labels: Sequence[str], *, unknown_label: str | int | None = None, **kwargs: Any
     ) -> Vocabulary:
@@ -266,6 +284,11 @@ class Vocabulary:
 
     # Sentences.
 
+    @property
+    def is_random(self) -> bool:
+        """:return: whether the same sentence can get other ids the next time, so that they must not be kept"""
+        return type(self).set_random_seed is not Vocabulary.set_random_seed
+
     def set_random_seed(self, seed: int) -> None:
         """
         For vocabularies that draw: restart the random numbers. Cheap, to be called before each sequence if wanted.
@@ -346,7 +369,9 @@ def _find_class(name: str | type) -> type[Any]:
         known.setdefault(cls.__name__, cls)
         todo.extend(cls.__subclasses__())
     if not isinstance(name, str) or name not in known:
-        raise UnknownClassError(f'option "class" of a vocabulary: expected one of {sorted(known)}, got {name!r}.')
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownClassError(f'option "class" of a vocabulary: expected one of {sorted(known)}, got {name!r}.{hint}')
     return known[name]
 
 

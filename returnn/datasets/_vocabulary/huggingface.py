@@ -133,6 +133,11 @@ class HuggingFaceTokenizer(Vocabulary):
             return default
         return idx
 
+    @property
+    def is_random(self) -> bool:
+        """:return: whether merges are left out at random, or a function of the user may do anything"""
+        return bool(self._bpe_dropout) or self._text_preprocessing is not None
+
     def get_seq(self, sentence: str) -> list[int]:
         """
         :param sentence: any text

@@ -106,6 +106,11 @@ class SentencePieces(Vocabulary):
         """:return: whether there is a piece with that id which the model uses"""
         return super().is_id_valid(idx) and not self._processor.is_unused(idx)
 
+    @property
+    def is_random(self) -> bool:
+        """:return: whether it samples"""
+        return bool(self._opts.get("enable_sampling"))
+
     def set_random_seed(self, seed: int) -> None:
         """
         Has an effect with ``enable_sampling``: what is drawn then depends only on the seed and the calls after this.

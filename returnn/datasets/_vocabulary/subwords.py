@@ -40,6 +40,8 @@ class BytePairEncoding(Vocabulary):
         :param kwargs: as for Vocabulary. Any: each option has its own type
         """
         super().__init__(vocab_file, seq_postfix, **kwargs)
+        if not isinstance(bpe_file, (str, os.PathLike)):
+            raise OptionError("bpe_file", expected="name of the codes file", got=bpe_file, where=self._source)
         self.bpe = StandardBytePairEncoder(os.fspath(bpe_file), labels=self._vocab)
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from typing import Any
 from returnn.datasets.util import cleaners
 from returnn.errors import DatasetOptionError
 
-__all__ = ["PostProcessor", "get_post_processor_function"]
+__all__ = ["PostProcessor", "get_post_processor_function", "is_only_cleaners"]
 
 #: Function on the text of one sequence
 PostProcessor = Callable[[str], str]
@@ -56,6 +56,16 @@ def get_post_processor_function(opts: Any) -> PostProcessor:
             f"({type(result).__name__}). Name text cleaners, e.g. 'english_cleaners', or give a function of one text."
         )
     return function
+
+
+def is_only_cleaners(opts: Any) -> bool:
+    """
+    :param opts: as for :func:`get_post_processor_function`. Any: as there
+    :return: whether they are text cleaners only, which give the same for the same text each time
+    """
+    if not callable(opts) or isinstance(opts, str):
+        return isinstance(opts, str) or all(is_only_cleaners(item) for item in opts or ())
+    return getattr(opts, "__module__", None) == cleaners.__name__
 
 
 def _iter_functions(opts: Any) -> Iterator[PostProcessor]:
