@@ -14,6 +14,7 @@ from returnn.datasets._audio.sources import check_sources, get_sources
 from returnn.datasets._audio.subset import check_subset_option, filter_by_segment_file, random_subset
 from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter
 from returnn.datasets._basic.predefined_order import predefined_order
+from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
@@ -210,6 +211,11 @@ class OggZipDataset(CachedDataset2):
         """:return: after segment_file and fixed_random_subset"""
         return self._require_corpus().tags.to_list()
 
+    @property
+    def tag_table(self) -> TagTable:
+        """:return: tags after segment_file and fixed_random_subset"""
+        return self._require_corpus().tags
+
     def have_get_corpus_seq(self) -> bool:
         """:return: True"""
         return True
@@ -309,6 +315,10 @@ class OggZipDataset(CachedDataset2):
         """:return: hundredths of a second, without loading"""
         duration = self._require_corpus().duration[[int(self._require_order()[seq_idx])]]
         return int(OggZipCorpus.lens_of_durations(duration)[0])
+
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """:return: int64 [num_seqs], hundredths of a second, without loading"""
+        return self._require_corpus().seq_lens()[numpy.asarray(self._require_order(), dtype=numpy.int64)]
 
     def get_epoch_seq_lens(self, key: str) -> numpy.ndarray | None:
         """:return: bytes of each text for "orth"; those of the other keys are not known before loading"""

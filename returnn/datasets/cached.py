@@ -181,6 +181,10 @@ class CachedDataset(Dataset):
         """See :func:`Dataset.get_estimated_seq_length`."""
         return int(self._get_seq_lens_for_order()[int(self._seq_index[seq_idx])])
 
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """See :func:`Dataset.get_estimated_seq_lengths`."""
+        return self._get_seq_lens_for_order()[numpy.asarray(self._seq_index, dtype=numpy.int64)]
+
     def get_target_list(self) -> list[str]:
         """:return: target_keys"""
         return list(self.target_keys)

@@ -312,6 +312,14 @@ class HuggingFaceDataset(CachedDataset2):
         self._num_seqs = len(order)
         return True
 
+    def get_estimated_seq_length(self, seq_idx: int) -> int:
+        """See :func:`Dataset.get_estimated_seq_length`."""
+        return int(self._sorting_lens()[self.get_corpus_seq_idx(seq_idx)])
+
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """See :func:`Dataset.get_estimated_seq_lengths`."""
+        return self._sorting_lens()[self.get_current_seq_order()]
+
     def supports_seq_order_sorting(self) -> bool:
         """:return: whether lengths are known"""
         return self.sorting_seq_len_column is not None or self.sorting_seq_len_column_data is not None

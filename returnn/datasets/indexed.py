@@ -118,6 +118,10 @@ class IndexedDataset(CachedDataset2):
         """:return: length by which the order sorts"""
         return int(self._lens_for_order()[self.get_corpus_seq_idx(seq_idx)])
 
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """:return: [num_seqs] lengths by which the order sorts"""
+        return self._lens_for_order()[numpy.asarray(self._require_order(), dtype=numpy.int64)]
+
     # ---- tags
 
     def get_all_tags(self) -> list[str]:

@@ -13,7 +13,7 @@ import numpy
 from returnn.datasets._basic.predefined_order import idxs_of_tags, predefined_order
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
-from returnn.datasets.seq_order import SeqOrder, seq_lens_to_array
+from returnn.datasets.seq_order import SeqOrder, order_to_array, seq_lens_to_array
 from returnn.errors import DatasetError
 from returnn.util.markers import OptionalNotImplementedError
 
@@ -214,6 +214,11 @@ class MapDatasetWrapper(CachedDataset2):
     def get_estimated_seq_length(self, seq_idx: int) -> int:
         """See :func:`Dataset.get_estimated_seq_length`."""
         return self._dataset.get_seq_len(self.get_corpus_seq_idx(seq_idx))
+
+    def get_estimated_seq_lengths(self) -> numpy.ndarray:
+        """See :func:`Dataset.get_estimated_seq_lengths`. Asks for the lengths of the corpus once."""
+        lens = self._get_lens()
+        return super().get_estimated_seq_lengths() if lens is None else lens[order_to_array(self._order())]
 
     # ---- data
 

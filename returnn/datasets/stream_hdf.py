@@ -279,6 +279,14 @@ class StreamHDFDataset(CachedDataset2):
         """:return: position in the corpus"""
         return int(self.get_current_seq_order()[sorted_seq_idx])
 
+    def get_estimated_seq_length(self, seq_idx: int) -> int:
+        """:return: length by which the order sorts"""
+        return int(self._get_corpus_lens()[self.get_corpus_seq_idx(seq_idx)])
+
+    def get_estimated_seq_lengths(self) -> np.ndarray:
+        """:return: [num_seqs] lengths by which the order sorts"""
+        return self._get_corpus_lens()[self.get_current_seq_order()]
+
     def supports_seq_order_sorting(self) -> bool:
         """:return: True"""
         return True
