@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from returnn.datasets._audio.string_column import StringColumn, block_of
+from returnn.datasets._audio.string_column import Block, StringColumn, block_of, outside_heap
 from returnn.errors import DataFileError, MissingPartError, describe
 from returnn.util.literal import LiteralError, parse_literal
 
@@ -114,23 +114,29 @@ class _Builder:
         self.tags: list[bytes] = []
         self.files: list[bytes] = []
         self.durations: list[float] = []
-        self._blocks: tuple[list[tuple[bytes, numpy.ndarray]], ...] = ([], [], [])
+        self._blocks: tuple[list[Block], ...] = ([], [], [])
         self._duration_blocks: list[numpy.ndarray] = []
         self.num_flushed = 0
 
     def flush(self) -> None:
         """Pack the lists."""
         for blocks, texts in zip(self._blocks, (self.texts, self.tags, self.files), strict=True):
-            blocks.append(block_of(texts))
+            buf, lens = block_of(texts)
+            blocks.append((outside_heap(buf), numpy.frombuffer(outside_heap(lens), dtype=lens.dtype)))
             texts.clear()
-        self._duration_blocks.append(numpy.array(self.durations, dtype=numpy.float64))
+        durations = numpy.array(self.durations, dtype=numpy.float64)
+        self._duration_blocks.append(numpy.frombuffer(outside_heap(durations), dtype=durations.dtype))
         self.num_flushed += len(self.durations)
         self.durations.clear()
 
     def columns(self) -> MetaColumns:
         """:return: all entries"""
         self.flush()
-        text, tag, file = (StringColumn.from_blocks(blocks) for blocks in self._blocks)
+        columns = []
+        for blocks in self._blocks:
+            columns.append(StringColumn.from_blocks(blocks))
+            blocks.clear()
+        text, tag, file = columns
         return MetaColumns(text, tag, file, numpy.concatenate(self._duration_blocks))
 
     def add(self, entry: object, where: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy
 
-__all__ = ["StringColumn"]
+__all__ = ["Block", "StringColumn", "block_of", "outside_heap"]
+
+#: UTF-8 of some texts, and their lengths in bytes, int64.
+Block: TypeAlias = tuple["bytes | mmap.mmap", numpy.ndarray]
 
 
 class StringColumn:
@@ -21,9 +26,9 @@ class StringColumn:
         self.offsets = offsets
 
     @classmethod
-    def from_blocks(cls, blocks: Sequence[tuple[bytes, numpy.ndarray]]) -> StringColumn:
+    def from_blocks(cls, blocks: Sequence[Block]) -> StringColumn:
         """
-        :param blocks: (UTF-8 of some texts, their lengths in bytes)
+        :param blocks: see there
         """
         lens = [lens for _, lens in blocks]
         offsets = numpy.zeros(sum(map(len, lens)) + 1, dtype=numpy.int64)
@@ -73,6 +78,21 @@ class StringColumn:
         return len(self.buf) + self.offsets.nbytes
 
 
-def block_of(texts: Sequence[bytes]) -> tuple[bytes, numpy.ndarray]:
-    """:return: see :func:`StringColumn.from_blocks`"""
+def block_of(texts: Sequence[bytes]) -> Block:
+    """:return: see there"""
     return b"".join(texts), numpy.fromiter(map(len, texts), dtype=numpy.int64, count=len(texts))
+
+
+def outside_heap(data: bytes | numpy.ndarray) -> bytes | mmap.mmap:
+    """
+    For many blocks that live for a short time. On the heap, the allocator would keep their memory when they are gone.
+
+    :param data: contiguous
+    :return: copy; its memory goes back to the system as soon as nobody uses it
+    """
+    view = memoryview(data)
+    if not view.nbytes:
+        return b""
+    copy = mmap.mmap(-1, view.nbytes)
+    copy[:] = view.cast("B")
+    return copy

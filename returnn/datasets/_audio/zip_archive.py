@@ -9,6 +9,7 @@ import os
 import struct
 import zipfile
 import zlib
+from array import array
 from collections.abc import Callable
 
 import numpy
@@ -249,10 +250,7 @@ def _parse_directory(data: bytes, position: _Position, texts_only: bool) -> ZipD
     unpack = _CENTRAL.unpack_from
     header_size = _CENTRAL.size
     index: dict[bytes, int] = {}
-    offsets: list[int] = []
-    sizes: list[int] = []
-    crcs: list[int] = []
-    methods: list[int] = []
+    offsets, sizes, crcs, methods = array("q"), array("q"), array("L"), array("B")
     pos = 0
     end = len(data) - header_size
     for _ in range(position.num):

@@ -94,9 +94,10 @@ def test_decimals_of_the_tool() -> None:
         assert columns.duration.tolist()[3:] == [10, 0, 7]
 
 
-def test_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num", [8, 9, 10])
+def test_blocks(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
     monkeypatch.setattr(meta_text, "_BLOCK_ENTRIES", 3)
-    entries: list[dict[str, Any]] = [{"text": str(i), "seq_name": f"s{i}", "duration": i / 2} for i in range(10)]
+    entries: list[dict[str, Any]] = [{"text": str(i), "seq_name": f"s{i}", "duration": i / 2} for i in range(num)]
     entries[7]["extra"] = [1]
     _check(_parse("[\n" + "".join(f"{entry!r},\n" for entry in entries) + "]\n"), entries)
 
