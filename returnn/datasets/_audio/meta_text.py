@@ -122,10 +122,10 @@ class _Builder:
         """Pack the lists."""
         for blocks, texts in zip(self._blocks, (self.texts, self.tags, self.files), strict=True):
             buf, lens = block_of(texts)
-            blocks.append((outside_heap(buf), numpy.frombuffer(outside_heap(lens), dtype=lens.dtype)))
+            blocks.append((outside_heap(buf), numpy.frombuffer(outside_heap(lens.data), dtype=lens.dtype)))
             texts.clear()
         durations = numpy.array(self.durations, dtype=numpy.float64)
-        self._duration_blocks.append(numpy.frombuffer(outside_heap(durations), dtype=durations.dtype))
+        self._duration_blocks.append(numpy.frombuffer(outside_heap(durations.data), dtype=durations.dtype))
         self.num_flushed += len(self.durations)
         self.durations.clear()
 

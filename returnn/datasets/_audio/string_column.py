@@ -83,7 +83,7 @@ def block_of(texts: Sequence[bytes]) -> Block:
     return b"".join(texts), numpy.fromiter(map(len, texts), dtype=numpy.int64, count=len(texts))
 
 
-def outside_heap(data: bytes | numpy.ndarray) -> bytes | mmap.mmap:
+def outside_heap(data: bytes | mmap.mmap | memoryview) -> bytes | mmap.mmap:
     """
     For many blocks that live for a short time. On the heap, the allocator would keep their memory when they are gone.
 
