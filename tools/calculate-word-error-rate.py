@@ -14,6 +14,7 @@ import _setup_returnn_env  # noqa: F401
 from returnn.cli._dataset_tools.texts import iter_texts, open_text_dataset
 from returnn.cli._dataset_tools.wer import WerResult, best_text, compute_wer
 from returnn.cli.dataset_source import init_tool_log
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.errors import DatasetError, describe
 from returnn.log import log
@@ -94,6 +95,8 @@ def main(argv: Sequence[str]) -> None:
         parser.error("give the references by --refs, or by --config and --dataset, not both")
     if args.startseq < 0:
         parser.error(f"--startseq must not be negative, got {args.startseq}")
+    check_output_file(args.out, option="--out")
+    check_output_file(args.per_seq, option="--per_seq")
     start_time = time.monotonic()
     init_tool_log(args.verbosity)
     with contextlib.ExitStack() as stack:

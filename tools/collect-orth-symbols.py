@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import _setup_returnn_env  # noqa: F401
 
 from returnn.cli._dataset_tools.orths import iter_orths
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.errors import DataFileError, describe
 from returnn.util.fs import atomic_write
@@ -73,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
         raise DataFileError(
             describe(f"--output {args.output!r} exists already", todo="Remove it, or give another name")
         )
+    check_output_file(args.output, option="--output")
     wanted = parse_orthography(args.filter_orth_syms_seq, postfix=()) if args.filter_orth_syms_seq else []
     found: set[str] = set()
     num_seqs = num_symbols = num_frames = num_filtered = num_timed = 0

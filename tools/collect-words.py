@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import _setup_returnn_env  # noqa: F401
 
 from returnn.cli._dataset_tools.orths import iter_orths
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.datasets._lm.lexicon import Lexicon
 from returnn.util.fs import atomic_write
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", metavar="FILE", help="write the words with their counts, most frequent first")
     parser.add_argument("--verbosity", type=int, default=3, choices=range(6), help="of the log (default: 3)")
     args = parser.parse_args(list(argv[1:]))
+    check_output_file(args.output, option="--output")
     counts: Counter[str] = Counter()
     num_seqs = 0
     for orth in iter_orths(

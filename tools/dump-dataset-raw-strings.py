@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import _setup_returnn_env  # noqa: F401
 
 from returnn.cli._dataset_tools.texts import iter_texts, open_text_dataset
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.datasets.basic import Dataset
 from returnn.errors import DatasetError, describe
@@ -69,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
         parser.error("give --config or --dataset")
     if args.startseq < 0:
         parser.error(f"--startseq must not be negative, got {args.startseq}")
+    check_output_file(args.out, option="--out")
     start_time = time.monotonic()
     dataset = open_text_dataset(
         args.config, args.dataset, option_names=("dump_data", "search_data", "eval"), verbosity=args.verbosity

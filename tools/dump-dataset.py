@@ -29,7 +29,7 @@ examples:
   dump-dataset.py a.hdf --type null --stats --dump_stats mean_std --endseq -1
   dump-dataset.py a.hdf --type null --endseq -1 --histogram
   dump-dataset.py my.config --sample 100 --json | jq .seq.tag
-  dump-dataset.py my.config ++my_option 3                options of the config come last
+  dump-dataset.py my.config ++my_option 3                another value for an option of the config
 
 """
 
@@ -106,10 +106,12 @@ def main(argv: Sequence[str]) -> None:
     if args.get_num_seqs:
         dataset.init_seq_order(epoch=args.epoch)
         show_num_seqs(dataset)
+        rnn.finalize()
         return
     end = args.endseq
     if end is None:
         end = -1 if args.seqtags is not None or args.sample is not None else 10
+    known_keys = list(dataset.get_data_keys())
     options = DumpOptions(
         kind=args.type,
         key=choose_key(dataset, args.key),
@@ -124,8 +126,8 @@ def main(argv: Sequence[str]) -> None:
         stats=args.stats,
         stats_prefix=args.dump_stats,
         len_filter=LenFilter(
-            parse_length_limit(args.min_seq_length, config, "min_seq_length"),
-            parse_length_limit(args.max_seq_length, config, "max_seq_length"),
+            parse_length_limit(args.min_seq_length, config, "min_seq_length", known_keys=known_keys),
+            parse_length_limit(args.max_seq_length, config, "max_seq_length", known_keys=known_keys),
         ),
         histogram_bins=args.histogram,
         json=args.json,

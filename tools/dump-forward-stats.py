@@ -11,6 +11,7 @@ import _setup_returnn_env  # noqa: F401
 
 import returnn.__main__ as rnn
 from returnn.cli.forward_tools import OutputStats, dataset_of_config, value_line
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.datasets.basic import Dataset
 from returnn.errors import ConfigError
@@ -78,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
     :param argv: argv[0] is the program
     """
     args = _make_parser().parse_args(list(argv[1:]))
+    check_output_file(f"{args.dump_stats}.mean.txt" if args.dump_stats else None, option="--dump_stats")
     rnn.init_config(config_filename=args.config)
     config = rnn.config
     assert config is not None

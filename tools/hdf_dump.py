@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
-"""Writes all sequences of a dataset into an HDF file: the dataset "train" of a config, or a dataset given as literal."""
+"""Writes the sequences of a dataset into an HDF file: a dataset of a config, or given as literal, or HDF files again."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import _setup_returnn_env  # noqa: F401
 
+from returnn.cli.dataset_source import (
+    SOURCE_EPILOG,
+    add_source_arguments,
+    create_dataset,
+    load_config_for_tool,
+    parse_source,
+)
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
-from returnn.config import Config, set_global_config
-from returnn.datasets.basic import Dataset, init_dataset
+from returnn.datasets.basic import Dataset
 from returnn.datasets.util.hdf import HDFDatasetWriter
-from returnn.errors import ConfigError, MissingOptionError, describe
 from returnn.log import log
-from returnn.util.literal import LiteralError, parse_literal
 
 __all__ = ["hdf_dataset_init", "hdf_dump_from_dataset", "hdf_close", "init", "main"]
 
@@ -48,46 +51,29 @@ def hdf_close(hdf_dataset: HDFDatasetWriter) -> None:
 
 
 def init(
-    config_filename: str | None, cmd_line_opts: Sequence[str] = (), dataset_config_str: str | None = None
+    config_filename: str | None,
+    cmd_line_opts: Sequence[str] = (),
+    dataset_config_str: str | None = None,
+    dataset_name: str | None = None,
 ) -> Dataset:
     """
-    :param config_filename: config with the option "train"
+    :param config_filename: config with the dataset, or HDF file
     :param cmd_line_opts: further options of the config, as ``++key value``
     :param dataset_config_str: dataset as literal ``{"class": ...}``, instead of a config
+    :param dataset_name: option of the config; None: train
     :return: the dataset
     :raises ConfigError: if there is no such dataset
     """
-    config = Config()
-    set_global_config(config)
-    if config_filename:
-        config.load_file(config_filename)
-    config.parse_cmd_args(cmd_line_opts)
+    source = parse_source(dataset_config_str or config_filename or "")
+    config = load_config_for_tool(
+        source.text if source.kind == "config" else None, verbosity=None, options=cmd_line_opts
+    )
     # The log file of the training stays as it is.
     log.initialize(verbosity=config.int_list("log_verbosity", []) if config.has("log_verbosity") else [4])
     print("Returnn hdf_dump starting up.", file=log.v3)
-    if dataset_config_str:
-        opts = _parse_dataset(dataset_config_str)
-    else:
-        if not config.has("train"):
-            raise MissingOptionError(
-                "train", needed_for="hdf_dump", todo=f"Set train = {{'class': ...}} in {config_filename}"
-            )
-        opts = config.typed_value("train")
-    dataset = init_dataset(opts, default_kwargs={"name": "train"})
+    dataset = create_dataset(source, config, dataset_name)
     print("Source dataset:", dataset.len_info(), file=log.v3)
     return dataset
-
-
-def _parse_dataset(text: str) -> Any:
-    """:return: dict of options. Any: a literal"""
-    try:
-        return parse_literal(text)
-    except LiteralError as exc:
-        raise ConfigError(
-            describe(
-                f"The dataset argument is no Python literal ({exc})", todo='Write e.g. {"class": "HDFDataset", ...}'
-            )
-        ) from exc
 
 
 def _end_seq(text: str) -> int | float:
@@ -95,11 +81,12 @@ def _end_seq(text: str) -> int | float:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Dump a dataset into an HDF file. An existing file is replaced.")
-    parser.add_argument(
-        "config_file_or_dataset",
-        help='config file, whose dataset "train" is dumped; or a dataset as literal {"class": ...}',
+    parser = argparse.ArgumentParser(
+        description="Dump a dataset into an HDF file. An existing file is replaced.",
+        epilog=SOURCE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_source_arguments(parser)
     parser.add_argument("hdf_filename", help="file to write")
     parser.add_argument("--start_seq", type=int, default=0, help="first sequence, counted from 0 (default: 0)")
     parser.add_argument(
@@ -117,15 +104,8 @@ def main(argv: Sequence[str]) -> None:
     :param argv: argv[0] is the program
     """
     args = _make_parser().parse_args(list(argv[1:]))
-    source = args.config_file_or_dataset.strip()
-    is_literal = source.startswith("{")
-    if not is_literal and not os.path.isfile(source):
-        raise ConfigError(
-            describe(
-                f"{source!r} is no config file", expected='file name, or dataset literal {"class": ...}', got=source
-            )
-        )
-    dataset = init(None if is_literal else source, [], source if is_literal else None)
+    check_output_file(args.hdf_filename, option="hdf_filename")
+    dataset = init(args.returnn_config, dataset_name=args.dataset)
     with hdf_dataset_init(args.hdf_filename) as hdf_dataset:
         hdf_dump_from_dataset(dataset, hdf_dataset, args)
     print("Quitting", file=log.v4)

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import _setup_returnn_env  # noqa: F401
 
-from returnn.cli import error_report
+from returnn.cli.tool_main import run_tool
 from returnn.datasets._hdf.translation_writer import POSTFIX, UNKNOWN_LABEL, TranslationCorpusWriter
 
 __all__ = ["UNKNOWN_LABEL", "POSTFIX", "HDFTranslationDatasetCreator", "parse_args", "main"]
@@ -58,9 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    error_report.install()
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("KeyboardInterrupt", file=sys.stderr)
-        sys.exit(1)
+    run_tool(lambda argv: main())

@@ -60,7 +60,7 @@ def _choose(corpus: HdfCorpus, args: argparse.Namespace) -> numpy.ndarray:
     if args.random is not None:
         return by_chance(corpus, args.random, seed=args.seed, exclude=args.exclude)
     if args.indices is not None:
-        idxs = parse_indices(args.indices)
+        idxs = parse_indices(args.indices, num_seqs=corpus.num_seqs)
         return by_indices(corpus, idxs, exclude=args.exclude, in_given_order=args.in_given_order)
     tags = args.tags.split(",") if args.tags is not None else load_seq_list_file(args.segment_file)
     return by_tags(

@@ -13,6 +13,7 @@ from typing import Any
 
 import _setup_returnn_env  # noqa: F401
 
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.errors import ConfigError, DataFileError
 from returnn.lr import lr_file
@@ -158,6 +159,7 @@ def main(argv: Sequence[str]) -> None:
     :raises ConfigError: no such key
     """
     args = _make_parser().parse_args(list(argv[1:]))
+    check_output_file(args.png, option="--png")
     args.ascii = args.ascii or not _can_print_unicode()
     data = {path: _read(path) for path in args.files}
     all_keys = list(dict.fromkeys(key for of_file in data.values() for key in of_file if key != LEARNING_RATE))

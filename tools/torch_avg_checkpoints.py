@@ -2,8 +2,9 @@
 """
 Averages the parameters of several PyTorch checkpoints into one checkpoint.
 
-This file needs torch only, so that it can be copied to where returnn is not. Tensors are read from disk one parameter
-at a time: besides the result, memory holds one tensor per input.
+This file needs torch only, so that it can be copied to where returnn is not; it imports torch (which takes seconds) when it is
+needed, after the command line has been looked at. Tensors are read from disk one parameter at a time: besides the result,
+memory holds one tensor per input.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import argparse
 import contextlib
 import os
 import pickle
+import re
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["AverageError", "main", "merge_checkpoints"]
 
@@ -59,6 +61,9 @@ def merge_checkpoints(
     :raises AverageError: missing or broken file, no entry ``model``, shapes that differ, wrong weights
     """
     weights = _check_weights(weights, num=len(in_ckpts))
+    folder = os.path.dirname(out_ckpt) or "."
+    if not os.path.isdir(folder):
+        raise AverageError(f"Cannot save {out_ckpt}: the folder {folder} does not exist. Create it.")
     checkpoints = []
     for filename in in_ckpts:
         print("read ckpt:", filename)
@@ -155,6 +160,8 @@ class _Average:
         return {name: self._value(name) for name in names}
 
     def _value(self, name: str) -> Any:
+        import torch
+
         having = [i for i, model in enumerate(self._models) if name in model]
         newest = self._models[[i for i in self._newest if i in having][-1]][name]
         values = [self._models[i][name] for i in having]
@@ -168,6 +175,8 @@ class _Average:
     def _tensor(
         self, name: str, having: Sequence[int], values: Sequence[torch.Tensor], newest: torch.Tensor
     ) -> torch.Tensor:
+        import torch
+
         for i, value in zip(having, values, strict=True):
             if value.shape != newest.shape:
                 raise AverageError(
@@ -208,6 +217,8 @@ def _warn_about_keys(names: Sequence[str], models: Sequence[Mapping[str, Any]]) 
 
 def _load(filename: str, *, unsafe: bool) -> dict[str, Any]:
     """:return: content of a checkpoint, tensors still on disk where the format allows it"""
+    import torch
+
     if not os.path.isfile(filename):
         raise AverageError(f"Checkpoint not found: {filename} is not a file.")
     try:
@@ -218,8 +229,7 @@ def _load(filename: str, *, unsafe: bool) -> dict[str, Any]:
     except pickle.UnpicklingError as exc:
         raise AverageError(
             f"Checkpoint {filename} is broken, or contains more than tensors and plain values; loading such objects can "
-            f"run any code, so it is refused ({(str(exc).splitlines() or [''])[0]}). If you trust the file, use "
-            "--load_unsafe_checkpoints."
+            f"run any code, so it is refused ({_what_is_refused(exc)}). If you trust the file, use --load_unsafe_checkpoints."
         ) from exc
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise AverageError(
@@ -232,8 +242,16 @@ def _load(filename: str, *, unsafe: bool) -> dict[str, Any]:
     return checkpoint
 
 
+def _what_is_refused(exc: BaseException) -> str:
+    """:return: e.g. "posix.system", if torch says it, else the first line of its text"""
+    found = re.search(r"GLOBAL (\S+)", str(exc))
+    return found[1] if found else (str(exc).splitlines() or [""])[0]
+
+
 def _numpy_scalar_globals() -> list[Any]:
     """:return: what numpy scalars need, e.g. learning rates in files of the peers. Any: classes, (function, name) pairs"""
+    import numpy
+
     scalar = numpy.float64(0).__reduce__()[0]  # has moved between numpy versions
     dtypes = {type(numpy.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -241,9 +259,8 @@ def _numpy_scalar_globals() -> list[Any]:
 
 
 def _save_atomic(state: Mapping[str, Any], filename: str) -> None:
-    folder = os.path.dirname(filename) or "."
-    if not os.path.isdir(folder):
-        raise AverageError(f"Cannot save {filename}: the folder {folder} does not exist. Create it.")
+    import torch
+
     tmp = filename + _TMP_POSTFIX
     try:
         with open(tmp, "wb") as file:
@@ -315,6 +332,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _make_parser().parse_args(list(sys.argv if argv is None else argv)[1:])
     print("RETURNN torch_avg_checkpoints.py -- average PyTorch model checkpoints")
+    import torch
+
     print("PyTorch version:", torch.__version__)
     in_ckpts = list(_filenames(args))
     for filename in in_ckpts:

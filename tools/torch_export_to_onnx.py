@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import _setup_returnn_env  # noqa: F401
 
 import returnn.__main__ as rnn
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 
 __all__ = ["main"]
@@ -57,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
     :param argv: argv[0] is the program
     """
     args = _make_parser().parse_args(list(argv[1:]))
+    check_output_file(args.out_onnx_filename, option="out_onnx_filename")
     rnn.init_config(config_filename=args.config)
     config = rnn.config
     assert config is not None

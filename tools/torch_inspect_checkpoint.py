@@ -38,11 +38,16 @@ def main(argv: Sequence[str]) -> None:
     args = _make_parser().parse_args(list(argv[1:]))
     # With torch, so after the command line has been looked at.
     from returnn.torch.checkpoint import load_file
+    from returnn.torch.device import choose_device
     from returnn.torch.inspection import TensorPrinter, find_entry
 
     set_print_options(args.printoptions)
+    device = args.device if args.device == "cpu" else choose_device(args.device)
     state = load_file(
-        args.checkpoint, map_location=args.device, mmap=args.mmap, weights_only=not args.load_unsafe_checkpoints
+        args.checkpoint,
+        map_location=device,
+        mmap=args.mmap,
+        weights_only=not args.load_unsafe_checkpoints,
     )
     printer = TensorPrinter(
         values=(args.all_tensors or args.key is not None) and not args.stats_only,

@@ -18,6 +18,7 @@ from returnn.cli._dataset_tools.scale_tuning import (
     search_scales,
 )
 from returnn.cli.dataset_source import init_tool_log
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.errors import ConfigError, describe
 from returnn.log import log
@@ -119,6 +120,8 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f"{len(args.names)} --names, but {len(args.scores)} --scores")
     if args.num_steps < 1 or args.num_iterations < 1 or args.batch_size < 1:
         parser.error("--num-steps, --num-iterations and --batch-size must be at least 1")
+    for option in ("output_scales", "output_real_scales", "output_grid_plot"):
+        check_output_file(getattr(args, option), option="--" + option.replace("_", "-"))
     init_tool_log(4)
     options = ScaleOptions(
         args.names,

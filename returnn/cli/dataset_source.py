@@ -5,7 +5,9 @@ The dataset that a tool works on, as its command line names it: a config file, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import sys
@@ -126,10 +128,10 @@ def init_tool_log(verbosity: int, *, to_stderr: bool = False) -> None:
         log.initialize(verbosity=[verbosity])
 
 
-def load_config_for_tool(filename: str | None, *, verbosity: int, options: Sequence[str] = ()) -> Config:
+def load_config_for_tool(filename: str | None, *, verbosity: int | None, options: Sequence[str] = ()) -> Config:
     """
     :param filename: config file; None: an empty config
-    :param verbosity: option log_verbosity of the result; the option log is unset
+    :param verbosity: option log_verbosity of the result, None: as it is in the config; the option log is unset
     :param options: further options, as ``++key value``
     :return: the config, which is the global one from now on
     """
@@ -138,7 +140,8 @@ def load_config_for_tool(filename: str | None, *, verbosity: int, options: Seque
     assert config is not None, "init_config sets it"
     set_global_config(config)
     config.set("log", None)
-    config.set("log_verbosity", verbosity)
+    if verbosity is not None:
+        config.set("log_verbosity", verbosity)
     return config
 
 
@@ -201,10 +204,17 @@ def create_dataset(source: DatasetSource, config: Config, dataset_name: str | No
 def split_config_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     :param args: of the command line, without the program
-    :return: arguments of the tool; and options of the config, which are all from the first ``++key`` on
+    :return: arguments of the tool; and options of the config: each ``++key`` with the value that follows
     """
-    first = next((i for i, arg in enumerate(args) if arg.startswith("++")), len(args))
-    return list(args[:first]), list(args[first:])
+    of_tool: list[str] = []
+    of_config: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if arg.startswith("++"):
+            of_config += [arg, *itertools.islice(rest, 1)]
+        else:
+            of_tool.append(arg)
+    return of_tool, of_config
 
 
 def open_dataset(
@@ -221,18 +231,19 @@ def open_dataset(
     :param argument: of the command line
     :param dataset_name: option of the config; None: train
     :param verbosity: of the log
-    :param log_to_stderr: see :func:`init_tool_log`
+    :param log_to_stderr: see :func:`init_tool_log`; there also goes what the config prints while it is loaded
     :param config_options: further options, as ``++key value``
     :return: config (empty if the argument is none) and dataset
     """
     init_tool_log(verbosity, to_stderr=log_to_stderr)
     source = parse_source(argument)
     print(source.info, file=log.v3)
-    config = load_config_for_tool(
-        source.text if source.kind == "config" else None, verbosity=verbosity, options=config_options
-    )
-    init_tool_log(verbosity, to_stderr=log_to_stderr)  # the config may have changed it
-    return config, create_dataset(source, config, dataset_name)
+    with contextlib.redirect_stdout(sys.stderr) if log_to_stderr else contextlib.nullcontext():
+        config = load_config_for_tool(
+            source.text if source.kind == "config" else None, verbosity=verbosity, options=config_options
+        )
+        init_tool_log(verbosity, to_stderr=log_to_stderr)  # the config may have changed it
+        return config, create_dataset(source, config, dataset_name)
 
 
 def greet(tool: str) -> None:

@@ -33,19 +33,25 @@ def run_tool(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
             signals.ending()
             _say("KeyboardInterrupt")
             code = EXIT_CODE_INTERRUPTED
-        except BrokenPipeError as exc:
-            if not error_report.ignore_broken_pipe(sys.stdout) and exc.filename is None and _is_from_worker(exc):
-                error_report.report(exc)  # stdout is fine: this was the pipe of another process
-            else:
-                _say("BrokenPipeError")
-            code = 1
         except Exception as exc:
-            error_report.report(exc)
+            if _is_closed_output(exc):
+                _say("BrokenPipeError")
+            else:
+                error_report.report(exc)
             code = 1
         finally:
             signals.ending()
             end_children()
     sys.exit(code)
+
+
+def _is_closed_output(exc: BaseException) -> bool:
+    """:return: whether nobody reads our output any more; a print in a config that fails so is told as a ConfigFileError"""
+    error = exc if isinstance(exc, BrokenPipeError) else exc.__cause__
+    if not isinstance(error, BrokenPipeError):
+        return False
+    # If stdout is fine, it may have been the pipe of another process.
+    return error_report.ignore_broken_pipe(sys.stdout) or error.filename is not None or not _is_from_worker(error)
 
 
 def _is_from_worker(exc: BaseException) -> bool:

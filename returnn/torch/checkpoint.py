@@ -193,7 +193,8 @@ def _unsafe_text(path: str, name: str) -> str:
     what = f" ({name})" if name != "?" else ""
     return (
         f"Checkpoint {path} contains more than tensors and plain values{what}; loading such objects can run any code, so it is refused. "
-        f"If you trust the file, set {_UNSAFE_OPTION} = True in the config."
+        f"If you trust the file, set {_UNSAFE_OPTION} = True in the config "
+        f"(tools for checkpoints: --{_UNSAFE_OPTION})."
     )
 
 

@@ -16,6 +16,7 @@ from returnn.frontend.run_ctx import init_forward_step_run_ctx
 from returnn.options.registry import closest_names
 from returnn.torch.context import get_run_ctx
 from returnn.torch.engine import Engine
+from returnn.torch.inspection import as_numpy
 
 __all__ = ["ForwardDump", "SeqValues", "configure_dump"]
 
@@ -149,4 +150,4 @@ def _without_batch(value: torch.Tensor, batch_axis: int | None) -> numpy.ndarray
     value = value.detach()
     if batch_axis is not None:
         value = value.select(batch_axis, 0)
-    return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+    return as_numpy(value)

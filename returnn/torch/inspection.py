@@ -13,7 +13,7 @@ import torch
 from returnn.errors import CheckpointError
 from returnn.util.numbers import human_size
 
-__all__ = ["TensorPrinter", "count_by_prefix", "find_entry", "shape_text", "tensor_stats"]
+__all__ = ["TensorPrinter", "as_numpy", "count_by_prefix", "find_entry", "shape_text", "tensor_stats"]
 
 _PERCENTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
@@ -49,7 +49,7 @@ def tensor_stats(tensor: torch.Tensor) -> TensorStats | None:
     :param tensor: of numbers
     :return: None without elements. The p-th percentile is the element int(n * p) in sorted order
     """
-    values = _as_numpy(tensor).reshape(-1)
+    values = as_numpy(tensor).reshape(-1)
     if not values.size:
         return None
     values = numpy.abs(values) if values.dtype.kind == "c" else values.astype("float64")
@@ -69,11 +69,19 @@ def _number(value: float) -> str:
     return f"{value:.4e}"
 
 
-def _as_numpy(tensor: torch.Tensor) -> numpy.ndarray:
+def as_numpy(tensor: torch.Tensor) -> numpy.ndarray:
+    """
+    :param tensor: of any type and layout
+    :return: the same values; as float32 if numpy does not have the type (bfloat16, float8, quantized)
+    """
     tensor = tensor.detach().cpu()
-    if tensor.is_sparse:
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_conj().numpy()
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
+        tensor = tensor.float()
+    return tensor.resolve_conj().resolve_neg().numpy()
 
 
 class TensorPrinter:
@@ -117,12 +125,12 @@ class TensorPrinter:
     def _print_tensor(self, name: str, value: torch.Tensor, prefix: str) -> None:
         text = f"{prefix}{name}: {shape_text(value)}"
         if value.numel() <= 1:
-            print(f"{text} {_as_numpy(value).tolist()}")
+            print(f"{text} {as_numpy(value).tolist()}")
             return
         print(text)
         inner = prefix + self._indent
         if self._values:
-            for line in str(_as_numpy(value)).splitlines():
+            for line in str(as_numpy(value)).splitlines():
                 print(inner + line)
         stats = tensor_stats(value) if self._stats else None
         if stats is None:

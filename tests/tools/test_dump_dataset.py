@@ -233,3 +233,34 @@ def test_closed_pipe(tmp_path: Path) -> None:
     assert res.stdout.splitlines() == [f"Using dataset {dataset}.", "codes 1"]
     assert res.stderr.strip() == "BrokenPipeError"
     assert not list(tmp_path.iterdir())
+
+
+def test_json_stays_json_if_the_config_prints(tmp_path: Path) -> None:
+    (tmp_path / "a.config").write_text(f"#!rnn.py\nprint('hello')\ntrain = {TASK_12AX}\n")
+    res = _dump("a.config", "--json", "--endseq", "0", cwd=tmp_path)
+    assert [list(json.loads(line)) for line in res.stdout.splitlines()] == [["dataset"], ["seq"], ["summary"]]
+    assert "hello" in res.stderr
+
+
+def test_limit_for_an_unknown_key(tmp_path: Path) -> None:
+    args = [TASK_12AX, "--max_seq_length", "{'daata': 5}", "--type", "null"]
+    line = last_error_line(_dump(*args, cwd=tmp_path, check=False))
+    assert "no data key 'daata'" in line and "['data', 'classes']" in line
+    args = [TASK_12AX, "--max_seq_length", "config", "++max_seq_length", "{'daata':5}", "--type", "null"]
+    res = _dump(*args, cwd=tmp_path)
+    assert "Warning: max_seq_length of the config has the key 'daata', so it drops nothing" in res.stdout
+    assert "No dump." in res.stdout  # arguments behind an option of the config are for the tool
+
+
+def test_get_num_seqs_ends_as_the_rest(tmp_path: Path) -> None:
+    res = _dump(TASK_12AX, "--get_num_seqs", cwd=tmp_path)
+    lines = ["Get num seqs.", "estimated_num_seqs: 5", "num_seqs: 5", "Done.", "Quitting"]
+    assert res.stdout.splitlines()[-5:] == lines
+
+
+def test_nobody_reads_what_the_config_prints(tmp_path: Path) -> None:
+    (tmp_path / "a.config").write_text(f"#!rnn.py\nprint('hello ' * 100000)\ntrain = {TASK_12AX}\n")
+    tool = ROOT / "tools" / "dump-dataset.py"
+    command = f"{sys.executable} {tool} a.config | head -c 5; exit ${{PIPESTATUS[0]}}"
+    res = run_program(["bash", "-c", command], cwd=tmp_path, check=False)
+    assert (res.returncode, res.stderr) == (1, "BrokenPipeError\n")

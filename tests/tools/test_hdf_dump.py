@@ -127,3 +127,11 @@ def test_as_module(hdf_dump: ModuleType, tmp_path: Path) -> None:
         hdf_dump.init(None, [], "{nonsense")
     hdf_dump.main(["hdf_dump.py", str(config), str(tmp_path / "main.hdf"), "--end_seq", "0"])
     assert HDFDataset([str(tmp_path / "main.hdf")]).get_all_tags() == ["a"]
+
+
+def test_program_with_hdf_file_and_other_dataset(tmp_path: Path) -> None:
+    (tmp_path / "x.config").write_text('#!rnn.py\ndev = {"class": "Task12AXDataset", "num_seqs": 2}\n')
+    _run("x.config", "a.hdf", "--dataset", "dev", cwd=tmp_path)
+    _run("a.hdf", "b.hdf", cwd=tmp_path)
+    for name in ("a.hdf", "b.hdf"):
+        assert HDFDataset([str(tmp_path / name)]).get_all_tags() == ["seq-0", "seq-1"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TextIO
 
 import numpy
@@ -78,28 +78,46 @@ class DumpOptions:
 
 
 def parse_length_limit(
-    text: str | None, config: Config, name: Literal["min_seq_length", "max_seq_length"]
+    text: str | None, config: Config, name: Literal["min_seq_length", "max_seq_length"], *, known_keys: Sequence[str]
 ) -> int | float | Mapping[str, Any] | None:
     """
     :param text: of the command line: a number, a dict literal data key -> number, or "config"
     :param config: for the last form
     :param name: of the option
+    :param known_keys: data keys of the dataset; the config may have others too, about which there is a warning
     :return: the limit; None: no limit
-    :raises ConfigError: invalid
+    :raises ConfigError: invalid, or a key on the command line that the dataset does not have
     """
     if text is None:
         return None
     if text.strip() == "config":
-        return getattr(BatchingOptions.from_config(config), name)  # type: ignore[no-any-return]
+        limit = getattr(BatchingOptions.from_config(config), name)
+        for key in _unknown_keys(limit, known_keys):
+            print(
+                f"Warning: {name} of the config has the key {key!r}, so it drops nothing: the data keys are {[*known_keys]}.",
+                file=log.v1,
+            )
+        return limit  # type: ignore[no-any-return]
     try:
         value = parse_literal(text)
     except LiteralError as exc:
         raise ConfigError(
             describe(f"--{name} {text} is invalid", expected='number, dict literal, or "config"', got=text)
         ) from exc
+    for key in _unknown_keys(value, known_keys):
+        raise ConfigError(
+            describe(
+                f"--{name} {text}: the dataset has no data key {key!r}", expected=f"one of {[*known_keys]}", got=key
+            )
+        )
     if name == "min_seq_length":
         return BatchingOptions(min_seq_length=value).min_seq_length
     return BatchingOptions(max_seq_length=value).max_seq_length
+
+
+def _unknown_keys(limit: Any, known_keys: Sequence[str]) -> list[str]:
+    """Any: number, dict, or wrong"""
+    return [key for key in limit if key not in known_keys] if isinstance(limit, Mapping) else []
 
 
 class Progress:

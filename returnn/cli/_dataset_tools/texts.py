@@ -39,6 +39,8 @@ def open_text_dataset(
     name, opts = dataset_opts(config, name, config_filename)
     if isinstance(opts, str) and not opts.startswith("{"):
         name, opts = dataset_opts(config, opts, config_filename)  # the option names another one
+    if isinstance(opts, (dict, str)) or callable(opts):
+        return init_dataset(opts, default_kwargs={"name": name})
     return init_dataset(opts)
 
 

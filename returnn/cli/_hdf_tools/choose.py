@@ -14,10 +14,11 @@ from returnn.errors import DataFileError, DatasetError, UnknownSeqTagError, desc
 __all__ = ["parse_indices", "by_tags", "by_chance", "by_indices", "without_duplicates", "first_of_each_tag"]
 
 
-def parse_indices(text: str) -> list[int]:
+def parse_indices(text: str, *, num_seqs: int) -> list[int]:
     """
     :param text: e.g. "0,5,10-19"; ranges are inclusive
-    :raises DatasetError: of another form
+    :param num_seqs: there are so many
+    :raises DatasetError: of another form, or there is no such sequence
     """
     result: list[int] = []
     for part in text.split(","):
@@ -26,30 +27,32 @@ def parse_indices(text: str) -> list[int]:
             raise DatasetError(
                 describe(f"--indices {text} is invalid", expected='numbers and ranges, e.g. "0,5,10-19"', got=part)
             )
-        result += range(int(first), int(last) + 1) if dash else [int(first)]
+        start, end = int(first), int(last or first)
+        if start > end:
+            raise DatasetError(
+                describe(f"--indices {text} is invalid", expected=f"ranges that go up, e.g. {end}-{start}", got=part)
+            )
+        if end >= num_seqs:
+            raise DatasetError(
+                describe(
+                    f"--indices {text}: an index is too large",
+                    expected=f"0 to {num_seqs - 1}: there are {num_seqs} sequences",
+                    got=end,
+                )
+            )
+        result += range(start, end + 1)
     return result
 
 
 def by_indices(corpus: HdfCorpus, idxs: Sequence[int], *, exclude: bool, in_given_order: bool) -> numpy.ndarray:
     """
     :param corpus:
-    :param idxs: of sequences, counted from 0 through all files
+    :param idxs: of sequences, counted from 0 through all files; see :func:`parse_indices`
     :param exclude: all others instead
     :param in_given_order: instead of the order of the files
     :return: int64 corpus indices
-    :raises DatasetError: there is no such sequence
     """
-    order = numpy.array(idxs, dtype=numpy.int64)
-    bad = order[order >= corpus.num_seqs]
-    if len(bad):
-        raise DatasetError(
-            describe(
-                "An index is too large",
-                expected=f"0 to {corpus.num_seqs - 1}: there are so many sequences",
-                got=int(bad[0]),
-            )
-        )
-    return _finish(corpus, order, exclude=exclude, in_given_order=in_given_order)
+    return _finish(corpus, numpy.array(idxs, dtype=numpy.int64), exclude=exclude, in_given_order=in_given_order)
 
 
 def by_tags(
