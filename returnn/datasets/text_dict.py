@@ -154,7 +154,8 @@ class TextDictDataset(IndexedDataset):
         return self._texts
 
     @property
-    def _tag_table(self) -> TagTable:
+    def tag_table(self) -> TagTable:
+        """:return: tags of the corpus; reads the file at the first use"""
         self._load()
         assert self._tags is not None
         return self._tags
@@ -168,13 +169,13 @@ class TextDictDataset(IndexedDataset):
         """
         if fast and self._tags is None:
             raise NotImplementedError(f"{self!r}: the number of sequences is not known before the first epoch")
-        return len(self._tag_table)
+        return len(self.tag_table)
 
     def _find_tags(self, tags: Sequence[str]) -> numpy.ndarray:
-        return self._tag_table.lookup(tags, dataset_name=self.name)
+        return self.tag_table.lookup(tags, dataset_name=self.name)
 
     def _corpus_tags(self, corpus_idxs: numpy.ndarray) -> list[str]:
-        return self._tag_table.select(corpus_idxs)
+        return self.tag_table.select(corpus_idxs)
 
     def _lens_for_order(self) -> numpy.ndarray:
         """:return: number of characters; of a list the sum"""
@@ -220,12 +221,12 @@ class TextDictDataset(IndexedDataset):
         except KeyError as exc:
             seq_idx = int(numpy.searchsorted(self._bounds, text_idx, side="right")) - 1
             raise DatasetError(
-                f"{self!r}: sequence {self._tag_table[seq_idx]!r} of {self.filename!r}: text {text!r} is not in the "
+                f"{self!r}: sequence {self.tag_table[seq_idx]!r} of {self.filename!r}: text {text!r} is not in the "
                 f"vocabulary: {exc}. Set unknown_label of the vocabulary."
             ) from exc
 
     def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
-        tag = self._tag_table[corpus_idx]
+        tag = self.tag_table[corpus_idx]
         per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
         if per_seq and self._vocabulary.is_random:
             self._vocabulary.set_random_seed(int(self.get_seq_random_state(seq_idx, tag).randint(2**31)))

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from returnn.datasets._meta.seq_rows import get_tag_table
 from returnn.datasets.basic import init_dataset
+from returnn.datasets.hdf import HDFDataset
+from returnn.datasets.meta import MetaDataset
 from tests.datasets.combining import check_bulk, tags_of
-from tests.datasets.combining_data import a_or_b, hdf
+from tests.datasets.combining_data import GOLDEN, a_or_b, hdf
 from tests.datasets.everyday_use import check_everyday_use, read_epoch
 
 TWO = {"datasets": {"a": hdf("c_a"), "b": hdf("c_b")}, "data_map": {("a", "data"): "data", ("b", "data"): "data"}}
@@ -69,3 +72,38 @@ def test_variable_in_combined() -> None:
 @pytest.mark.slow
 def test_everyday_use() -> None:
     check_everyday_use(meta_over(CONTROLS["combined"]))
+
+
+def test_tags_of_a_child_are_kept_once() -> None:
+    """Not once more in the MetaDataset: texts of tags are most of the memory of large corpora."""
+    zip_file = GOLDEN.parent / "05-audio-text" / "oggzip" / "demo_noaudio.zip"
+    children: list[dict[str, Any]] = [
+        {"class": "OggZipDataset", "path": str(zip_file), "audio": None, "targets": None},
+        hdf("c_a"),
+        {
+            "class": "TextDictDataset",
+            "filename": str(GOLDEN.parent / "05-audio-text" / "lm" / "dict_nbest.txt"),
+            "vocab": {"class": "Utf8ByteTargets"},
+        },
+    ]
+    for opts in children:
+        child = init_dataset(opts)
+        stream = child.get_data_keys()[0]
+        nested = {"class": "MetaDataset", "datasets": {"x": child}, "data_map": {"x": ("x", stream)}}
+        dataset = init_dataset({**nested, "seq_order_control_dataset": "x"})
+        assert isinstance(dataset, MetaDataset)
+        assert dataset.tag_table is child.tag_table  # type: ignore[attr-defined]
+        assert get_tag_table(dataset) is dataset.tag_table
+
+
+class OtherTags(HDFDataset):
+    """A class of a user with its own tags."""
+
+    def get_all_tags(self) -> list[str]:
+        """:return: not those of the file"""
+        return [f"my-{tag}" for tag in super().get_all_tags()]
+
+
+def test_tags_of_a_user_class_count() -> None:
+    table = get_tag_table(init_dataset({**hdf("c_c"), "class": OtherTags}))
+    assert table is not None and table.to_list() == ["my-c-0", "my-c-1", "my-c-2"]

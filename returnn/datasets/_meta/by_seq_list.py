@@ -386,6 +386,11 @@ class MetaDataset(CachedDataset2):
         """:return: True. It is the row of the sequence list"""
         return True
 
+    @property
+    def tag_table(self) -> TagTable:
+        """:return: tags of the default child for all rows"""
+        return self._rows[self.default_dataset_key]
+
     def get_all_tags(self) -> list[str]:
         """:return: tags of the default child for all rows"""
         return self._rows[self.default_dataset_key].to_list()

@@ -255,6 +255,11 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
         """:return: number of lines"""
         return len(self._lines)
 
+    @property
+    def tag_table(self) -> TagTable:
+        """:return: the lines"""
+        return self._lines
+
     def get_all_tags(self) -> list[str]:
         """:return: the lines"""
         return self._lines.to_list()

@@ -10,7 +10,6 @@ import numpy as np
 
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import Dataset
-from returnn.datasets.hdf import HDFDataset
 from returnn.datasets.seq_lists import load_seq_list_file
 from returnn.errors import DatasetError, NotSupportedError, UnknownSeqTagError, describe
 
@@ -31,10 +30,15 @@ SeqListFile = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
 def get_tag_table(dataset: Dataset) -> TagTable | None:
     """
     :param dataset: any
-    :return: tags of its corpus in corpus order; None if it cannot list them
+    :return: tags of its corpus in corpus order: ``tag_table`` of its class, unless a derived class overrides
+        ``get_all_tags``; None if it cannot list them
     """
-    if isinstance(dataset, HDFDataset) and type(dataset).get_all_tags is HDFDataset.get_all_tags:
-        return dataset.tag_table
+    for cls in type(dataset).__mro__:
+        if "tag_table" in vars(cls):
+            table: TagTable = dataset.tag_table  # type: ignore[attr-defined]  # the memory of the dataset itself
+            return table
+        if "get_all_tags" in vars(cls):
+            break
     try:
         return TagTable.from_tags(dataset.get_all_tags())
     except NotImplementedError:
