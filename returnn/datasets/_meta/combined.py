@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -198,21 +198,22 @@ class CombinedDataset(UnionDataset):
         pool, sizes = self._sample(counts)
         order = self._order_of_pool(ordering, pool, sizes)
         bounds = np.cumsum([0, *counts])
-        child_of_seq = np.searchsorted(bounds, order, side="right") - 1
+        child_of_seq = _parts_of(order, bounds)
         for i, child in enumerate(self._children):
             positions = order[child_of_seq == i] - bounds[i]
             if len(positions):
                 init_child_by_positions(child, positions, counts[i], epoch=self.epoch, where=self._where())
         self._set_child_of_seq(child_of_seq)
 
-    def _sample(self, counts: list[int]) -> tuple[np.ndarray, list[int]]:
+    def _sample(self, counts: list[int]) -> tuple[np.ndarray | None, list[int]]:
         """
         :param counts: number of sequences per child in this epoch
-        :return: indices in the concatenation of the children's epochs, child after child; how many there are per child
+        :return: indices in the concatenation of the children's epochs, child after child, None: all of them; how many
+            there are per child
         """
-        bounds = np.cumsum([0, *counts])
         if self._sizes is None:
-            return np.arange(bounds[-1]), counts
+            return None, counts
+        bounds = np.cumsum([0, *counts])
         parts = []
         for i, size in enumerate(self._sizes):
             if size and not counts[i]:
@@ -224,11 +225,17 @@ class CombinedDataset(UnionDataset):
             parts.append((start + np.arange(size)) % max(counts[i], 1) + bounds[i])
         return np.concatenate(parts), self._sizes
 
-    def _order_of_pool(self, ordering: str, pool: np.ndarray, sizes: list[int]) -> np.ndarray:
-        """:return: entries of pool in the order of the epoch"""
+    def _order_of_pool(self, ordering: str, pool: np.ndarray | None, sizes: list[int]) -> np.ndarray:
+        """
+        :param ordering: of this epoch
+        :param pool: see :func:`_sample`
+        :param sizes: see there
+        :return: entries of pool in the order of the epoch
+        """
+        num = sum(sizes)
         if ordering not in _BY_CHILD:
-            order = self.get_seq_order_for_epoch(self.epoch, len(pool), self._lens_of_pool(pool))
-            return pool[seq_order_.order_to_array(order)]
+            order = seq_order_.order_to_array(self.get_seq_order_for_epoch(self.epoch, num, self._lens_of_pool(pool)))
+            return order if pool is None else pool[order]
         seed = int(self._get_random_seed_for_epoch(self.epoch))
         if ordering == "interleave":
             check_no_parts(self, "interleave")
@@ -238,7 +245,8 @@ class CombinedDataset(UnionDataset):
             by_child = shuffled_order(sizes, seed)
         else:
             by_child = default_order(sizes, reverse=True)
-        order = np.empty(len(pool), dtype=np.int64)
+        order = np.empty(num, dtype=np.int64)
+        pool = np.arange(num) if pool is None else pool
         bounds = np.cumsum([0, *sizes])
         for i in range(len(sizes)):
             order[by_child == i] = pool[bounds[i] : bounds[i + 1]]
@@ -254,17 +262,22 @@ class CombinedDataset(UnionDataset):
         )
         part = np.tile(np.asarray(part, dtype=np.int64), self.repeat_epoch)
         if self.seq_tags_filter is not None:
-            part = np.asarray(self._filter_order(part, full_order, len(pool)), dtype=np.int64)
+            part = np.asarray(self._filter_order(part, full_order, num), dtype=np.int64)
         return part
 
-    def _lens_of_pool(self, pool: np.ndarray) -> Callable[[int], Any] | np.ndarray | None:
-        """:return: [len(pool)] lengths, if the ordering needs them. Any: the function is never called"""
+    def _lens_of_pool(self, pool: np.ndarray | None) -> np.ndarray | None:
+        """
+        :param pool: see :func:`_sample`
+        :return: lengths of these, if the ordering needs them
+        """
         if not self._get_seq_ordering_for_epoch(self.epoch).needs_seq_lens or self._seq_order_seq_lens_file:
             return None
         lens = [
             lens_to_order_by(child, num) for child, num in zip(self._children, self._pool_counts, strict=True) if num
         ]
-        return np.concatenate(lens)[pool] if lens else np.zeros(0, np.int64)
+        if not lens:
+            return np.zeros(0, np.int64)
+        return np.concatenate(lens) if pool is None else np.concatenate(lens)[pool]
 
     def _get_tags_to_order(self) -> list[str]:
         tags = []
@@ -337,3 +350,18 @@ class CombinedDataset(UnionDataset):
         """:return: as the child says, or data_dims"""
         self._require_stream(key)
         return dim_and_ndim((self.num_outputs or {})[key])[0]
+
+
+def _parts_of(idxs: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """
+    :param idxs: [N]
+    :param bounds: ascending, of the parts: the first is 0
+    :return: [N] in which part each index is, as small integers: as np.searchsorted does it, but faster for few parts
+    """
+    num_parts = len(bounds) - 1
+    if num_parts > 8:
+        return np.searchsorted(bounds, idxs, side="right") - 1
+    result = np.zeros(len(idxs), dtype=np.uint8)
+    for bound in bounds[1:-1]:
+        result += idxs >= bound
+    return result
