@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,8 @@ import torch
 import returnn.__main__ as rnn
 from returnn._state import state
 from returnn.errors import ConfigError, DatasetError, ModelError
-from tests.helpers import ROOT, run_program, write_config
+from tests.helpers import ROOT, write_config
+from tests.tools.tool_program import run_tool
 
 CONFIG = """
     import torch
@@ -78,7 +78,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _run(name: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, str(ROOT / "tools" / name), *args], cwd=cwd, check=check)
+    return run_tool(name.removesuffix(".py"), *args, cwd=cwd, check=check)
 
 
 def test_outputs_of_some_sequences(folder: Path) -> None:

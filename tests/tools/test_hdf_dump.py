@@ -19,12 +19,11 @@ from returnn.errors import ConfigError
 from tests.datasets.hdf_golden import GOLDEN as HDF_GOLDEN
 from tests.datasets.hdf_golden import check_structure, iterate
 from tests.helpers import ROOT, run_program
-
-TOOL = str(ROOT / "tools" / "hdf_dump.py")
+from tests.tools.tool_program import run_tool
 
 
 def _run(*args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, TOOL, *args], cwd=cwd, check=check)
+    return run_tool("hdf_dump", *args, cwd=cwd, check=check)
 
 
 @pytest.fixture

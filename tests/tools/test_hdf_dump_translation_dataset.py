@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 
 from returnn.datasets.hdf import HDFDataset
 from tests.datasets.hdf_golden import GOLDEN, check_readback, check_structure, load_golden
-from tests.helpers import ROOT, run_program
+from tests.helpers import ROOT
+from tests.tools.tool_program import run_tool
 
 TOOL = str(ROOT / "tools" / "hdf_dump_translation_dataset.py")
 
@@ -32,7 +32,7 @@ def vocabularies(tmp_path: Path) -> dict[str, str]:
 
 def _run(tmp_path: Path, options: dict[str, str], check: bool = True) -> subprocess.CompletedProcess[str]:
     args = [part for item in options.items() for part in item]
-    return run_program([sys.executable, TOOL, *args], cwd=tmp_path, check=check)
+    return run_tool("hdf_dump_translation_dataset", *args, cwd=tmp_path, check=check)
 
 
 def _options(vocabularies: dict[str, str], **changes: str) -> dict[str, str]:

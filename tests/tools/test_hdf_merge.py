@@ -196,3 +196,11 @@ def test_programs(tmp_path: Path, subset_tool: ModuleType) -> None:
         assert "examples" in run_tool(tool, "--help", cwd=tmp_path).stdout
     assert not imports_torch("hdf_merge", "a.hdf", "-o", "w.hdf", cwd=tmp_path)
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "words"), [("5-2", "ranges that go up"), ("0-99999999999", "0 to 1: there are 2")])
+def test_indices_that_cannot_be(tmp_path: Path, subset_tool: ModuleType, text: str, words: str) -> None:
+    write_hdf(tmp_path / "a.hdf", [2, 3])
+    with pytest.raises(DatasetError, match=words):
+        subset_tool.main(["", str(tmp_path / "a.hdf"), "-o", str(tmp_path / "y.hdf"), "--indices", text])
+    assert not (tmp_path / "y.hdf").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import GOLDEN, ROOT, program_env, run_program
+from tests.tools.tool_program import run_tool
 
 SCORES = GOLDEN / "07-tools-demos" / "train" / "learning_rates"
 #: With facts about the run, and the keys of mainline.
@@ -23,7 +24,7 @@ MAIN_SCORES = """{
 
 
 def _run(name: str, *args: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, str(ROOT / "tools" / name), *map(str, args)], cwd=cwd, check=check)
+    return run_tool(name.removesuffix(".py"), *map(str, args), cwd=cwd, check=check)
 
 
 @pytest.mark.parametrize("name", ["plot-scores.py", "get-best-model-epoch.py", "cleanup-old-models.py"])

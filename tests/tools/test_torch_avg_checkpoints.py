@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from tests.helpers import GOLDEN, ROOT, run_program
+from tests.tools.tool_program import run_tool
 
 TOOL = ROOT / "tools" / "torch_avg_checkpoints.py"
 AVG = GOLDEN / "07-tools-demos" / "avg"
 
 
 def _run(*args: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, str(TOOL), *map(str, args)], cwd=cwd, check=check)
+    return run_tool("torch_avg_checkpoints", *map(str, args), cwd=cwd, check=check)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
@@ -17,7 +16,8 @@ import torch
 import returnn.__main__ as rnn
 from returnn._state import state
 from returnn.errors import ConfigError, MissingOptionError, ModelError, OptionError
-from tests.helpers import ROOT, run_program, write_config
+from tests.helpers import ROOT, write_config
+from tests.tools.tool_program import run_tool
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -132,7 +132,7 @@ def _check_other_sizes(folder: Path, output: str, *, dtype: str) -> None:
 
 
 def _run(*args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, TOOL, *args], cwd=cwd, check=check)
+    return run_tool("torch_export_to_onnx", *args, cwd=cwd, check=check)
 
 
 def test_mainline_config_as_job_systems_call_it(tmp_path: Path) -> None:

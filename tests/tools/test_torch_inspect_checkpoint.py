@@ -6,7 +6,6 @@ import collections
 import importlib
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,8 @@ import returnn.__main__ as rnn
 from returnn._state import state
 from returnn.errors import CheckpointError, ConfigError
 from returnn.torch.inspection import count_by_prefix, tensor_stats
-from tests.helpers import GOLDEN, ROOT, run_program, run_rnn
+from tests.helpers import GOLDEN, ROOT, run_rnn
+from tests.tools.tool_program import run_tool
 
 TRAIN = GOLDEN / "07-tools-demos" / "train"
 
@@ -52,7 +52,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def _run(name: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, str(ROOT / "tools" / f"{name}.py"), *args], cwd=cwd, check=check)
+    return run_tool(name, *args, cwd=cwd, check=check)
 
 
 def test_tree(checkpoint: str, tmp_path: Path) -> None:
@@ -138,6 +138,30 @@ def test_statistics_of_special_tensors() -> None:
     assert stats.lines()[-1] == "inf or nan: 2 elements"
     for dtype in (torch.bool, torch.int64, torch.float16, torch.complex64):
         assert tensor_stats(torch.ones(3, dtype=dtype)) is not None
+
+
+def test_types_that_numpy_does_not_have(
+    tools: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = torch.tensor([1.0, -2.0])
+    model = {
+        "f8": values.to(torch.float8_e4m3fn),
+        "bf16": values.bfloat16(),
+        "quantized": torch.quantize_per_tensor(values, 0.5, 0, torch.qint8),
+        "sparse": torch.tensor([[0.0, -2.0], [1.0, 0.0]]).to_sparse(),
+    }
+    torch.save({"model": model}, tmp_path / "c.pt")
+    tools["torch_inspect_checkpoint"].main(["", str(tmp_path / "c.pt"), "--stats", "--all_tensors"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines].count("[ 1. -2.]") == 3
+    assert sum("min, p05, p50, p95, max: -2.0000" in line for line in lines) == 4
+
+
+def test_device_by_its_old_name_is_no_broken_checkpoint(tools: dict[str, ModuleType], checkpoint: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="No GPU device found"):
+        tools["torch_inspect_checkpoint"].main(["", checkpoint, "--device", "gpu"])
 
 
 def test_counts(tools: dict[str, ModuleType], checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
