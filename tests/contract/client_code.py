@@ -17,7 +17,7 @@ from typing import Any  # results of eval, and dicts of a config
 import numpy
 
 #: Only these names, and literals, may stand in a learning-rate file.
-LEARNING_RATE_NAMES = {"EpochData": dict, "nan": float("nan"), "inf": float("inf"), "np": numpy, "float": float}
+LEARNING_RATE_NAMES = {"EpochData": dict, "nan": float("nan"), "inf": float("inf"), "np": numpy}
 
 
 def read_learning_rates(path: Path) -> dict[int, dict[str, Any]]:
