@@ -10,7 +10,8 @@ import numpy as np
 
 from returnn._state import state
 from returnn.datasets._hdf.tag_table import TagTable
-from returnn.datasets._meta.children import check_no_shared_dataset, dims_of_stream, lens_to_order_by
+from returnn.datasets._meta.children import check_no_shared_dataset, lens_to_order_by
+from returnn.datasets._meta.mapped_streams import MappedStreams
 from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
     SeqListFile,
@@ -22,7 +23,7 @@ from returnn.datasets._meta.seq_rows import (
     rows_to_corpus,
     takes_corpus_order,
 )
-from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims, init_dataset
+from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.ragged import Ragged
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError, describe
@@ -32,7 +33,7 @@ from returnn.util.numbers_dict import NumbersDict
 __all__ = ["MetaDataset"]
 
 
-class MetaDataset(CachedDataset2):
+class MetaDataset(MappedStreams, CachedDataset2):
     """
     The children describe the same sequences, each with other streams. The order of an epoch comes from one child
     (``seq_order_control_dataset``) or from the options of this dataset, and is given to the children as indices.
@@ -111,43 +112,6 @@ class MetaDataset(CachedDataset2):
     def child_datasets(self) -> Iterable[Dataset]:
         """:return: the children"""
         return self.datasets.values()
-
-    def _take_dims(self, data_dims: Any) -> None:
-        child_dims = {
-            stream: dims_of_stream(
-                self.datasets[key],
-                sub_stream,
-                what=f"data_map[{stream!r}] = {(key, sub_stream)}",
-                where=self._where_text,
-            )
-            for stream, (key, sub_stream) in self.data_map.items()
-        }
-        self.num_outputs = child_dims
-        if data_dims is not None:
-            dims = convert_data_dims(data_dims)
-            missing = sorted(self.data_keys - set(dims))
-            if missing:
-                raise ConfigError(
-                    describe(
-                        "data_dims has not all streams of data_map",
-                        where=self._where_text,
-                        expected=f"{sorted(self.data_keys)}",
-                        got=sorted(dims),
-                        todo="Remove data_dims, the datasets know their dims",
-                    )
-                )
-            for stream, entry in child_dims.items():
-                if not isinstance(entry, Mapping) and tuple(entry) != tuple(dims[stream]):
-                    print(
-                        f"Warning: {self._where_text}: data_dims[{stream!r}] = {dims[stream]} replaces {tuple(entry)}"
-                        f" of dataset {self.data_map[stream][0]!r}. Remove data_dims, the datasets know their dims.",
-                        file=log.v2,
-                    )
-            self.num_outputs = {stream: dims[stream] for stream in self.data_map}
-        for stream, (key, sub_stream) in self.data_map.items():
-            labels = self.datasets[key].labels
-            if sub_stream in labels:
-                self.labels[stream] = labels[sub_stream]
 
     def _warn_about_unused_options(self, data_dtypes: Any) -> None:
         """Once, with the names of the given options that have no effect."""
@@ -536,55 +500,3 @@ class MetaDataset(CachedDataset2):
         """
         idxs = np.asarray(seq_idxs, dtype=np.int64)
         return self._rows[self.default_dataset_key].select(self.get_current_seq_order()[idxs])
-
-    # What data there is
-
-    def get_data_keys(self) -> list[str]:
-        """:return: own streams, sorted"""
-        return sorted(self.data_keys)
-
-    def get_target_list(self) -> list[str]:
-        """:return: own streams but "data", sorted"""
-        return list(self.target_list)
-
-    def _child_of(self, stream: str) -> tuple[Dataset, str]:
-        if stream not in self.data_map:
-            raise DatasetError(
-                describe(
-                    "No such data key", where=self._where_text, expected=f"one of {sorted(self.data_keys)}", got=stream
-                )
-            )
-        key, sub_stream = self.data_map[stream]
-        return self.datasets[key], sub_stream
-
-    def get_data_shape(self, key: str) -> list[int | None]:
-        """:return: as the child says"""
-        child, sub_stream = self._child_of(key)
-        return child.get_data_shape(sub_stream)
-
-    def get_data_dtype(self, key: str) -> str:
-        """:return: as the child says"""
-        child, sub_stream = self._child_of(key)
-        return child.get_data_dtype(sub_stream)
-
-    def is_data_sparse(self, key: str) -> bool:
-        """:return: as the child says"""
-        child, sub_stream = self._child_of(key)
-        return child.is_data_sparse(sub_stream)
-
-    def get_data_dim(self, key: str) -> int:
-        """:return: as the child says, or data_dims"""
-        child, sub_stream = self._child_of(key)
-        if self._data_dims is not None:
-            return int((self.num_outputs or {})[key][0])
-        return child.get_data_dim(sub_stream)
-
-    def can_serialize_data(self, key: str) -> bool:
-        """:return: as the child says"""
-        child, sub_stream = self._child_of(key)
-        return child.can_serialize_data(sub_stream)
-
-    def serialize_data(self, key: str, data: np.ndarray) -> str:
-        """:return: as the child says"""
-        child, sub_stream = self._child_of(key)
-        return child.serialize_data(sub_stream, data)
