@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["ProcessState", "state", "process_state_ctx"]
+__all__ = ["ProcessState", "state", "process_state_ctx", "find_global_config"]
 
 
 @dataclasses.dataclass
 class ProcessState:
     """Who sets it, when, and who reads it."""
 
-    # Set by returnn.config.set_global_config. Read by returnn.config.get_global_config.
+    # Set by returnn.config.set_global_config. Read through find_global_config.
     global_config: Config | None = None
     # Set by Config.load_file while it runs a config. Read by the module __returnn_config__ only.
     loading_config: Config | None = None
@@ -61,6 +62,20 @@ class ProcessState:
 
 
 state = ProcessState()
+
+
+def find_global_config() -> Config | None:
+    """
+    :return: the one of :func:`returnn.config.set_global_config`, else the variable ``config`` of the main module or of
+        ``returnn.__main__`` (if that is already imported). In the program, it is the last one
+    """
+    if state.global_config is not None:
+        return state.global_config
+    for module_name in ("__main__", "returnn.__main__"):
+        config: Any = getattr(sys.modules.get(module_name), "config", None)  # Any: the main module is anything
+        if hasattr(config, "typed_dict"):
+            return config  # type: ignore[no-any-return]
+    return None
 
 
 @contextlib.contextmanager

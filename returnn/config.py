@@ -7,7 +7,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -15,7 +14,7 @@ from returnn._config import files, pickling
 from returnn._config.cmdline import parse_command_line, parse_override
 from returnn._config.files import CONFIG_MODULE_NAME
 from returnn._config.module import install_config_module
-from returnn._state import state
+from returnn._state import find_global_config, state
 from returnn.errors import OptionError
 from returnn.log import log
 from returnn.util.exception_hook import init_better_exchook
@@ -384,12 +383,9 @@ def get_global_config(
     :return: the one of :func:`set_global_config`, or the variable ``config`` of the main module or of
         ``returnn.__main__`` (if that is already imported). Config | None, but Any: callers rely on it being there
     """
-    if state.global_config is not None:
-        return state.global_config
-    for module_name in ("__main__", "returnn.__main__"):
-        config = getattr(sys.modules.get(module_name), "config", None)
-        if isinstance(config, Config):
-            return config
+    config = find_global_config()
+    if config is not None:
+        return config
     if auto_create:
         config = Config()
         set_global_config(config)

@@ -15,6 +15,9 @@ from returnn.config import get_global_config
 from returnn.engine.base import EngineBase
 from returnn.errors import ModelError, NotSupportedError
 from returnn.log import log
+from returnn.options.datasets import default_random_seed_offset
+from returnn.util.basic import override_env_var
+from returnn.util.file_cache import get_instance
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,14 @@ def test_init_config_stores_the_config_and_makes_it_global(tmp_path: Path) -> No
     assert [rnn.config.typed_value(k) for k in "abcd"] == [1, 2, 3, 4]
     assert rnn.config.typed_value("seen") == "2"
     assert get_global_config() is rnn.config
+
+
+def test_datasets_of_the_program_read_its_config(tmp_path: Path) -> None:
+    """Also in this process, where nobody calls set_global_config."""
+    rnn.init_config(write(tmp_path, f"file_cache_opts = {{'cache_directory': {str(tmp_path)!r}}}\n"))
+    assert get_instance().cache_directory == str(tmp_path)
+    with override_env_var("RETURNN_RANDOM_SEED_OFFSET", "42"):
+        assert default_random_seed_offset() == 42
 
 
 def test_init_as_dataset_tools_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,20 +12,14 @@ import types
 from typing import Any
 
 from returnn._config.files import CONFIG_MODULE_NAME
-from returnn._state import state
+from returnn._state import find_global_config, state
 
 __all__ = ["ConfigModule", "install_config_module"]
 
 
 def _namespace() -> dict[str, Any] | None:
     # What a config is being loaded for comes first: then it is not yet the global one.
-    config = state.loading_config or state.global_config
-    if config is None:
-        for module_name in ("__main__", "returnn.__main__"):
-            candidate = getattr(sys.modules.get(module_name), "config", None)
-            if hasattr(candidate, "typed_dict"):
-                config = candidate
-                break
+    config = state.loading_config or find_global_config()
     return config.typed_dict if config is not None else None
 
 

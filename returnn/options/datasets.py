@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from returnn._state import state
+from returnn._state import find_global_config, state
 from returnn.config import Config, get_global_config
 from returnn.errors import ConfigError, NotSupportedError
 from returnn.options.registry import lookup, read
@@ -36,9 +36,9 @@ def default_random_seed_offset() -> int:
 
     :raises NotSupportedError: ``use_horovod`` is set
     """
-    if state.global_config is None:
+    config = find_global_config()
+    if config is None:
         return 0
-    config = get_global_config()
     if _value(config, "use_horovod"):
         raise NotSupportedError("use_horovod is not supported. Start the ranks by torchrun, and remove the option.")
     env = os.environ.get(RANDOM_SEED_OFFSET_ENV_VAR)

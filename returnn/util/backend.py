@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from returnn._state import state
+from returnn._state import find_global_config
 from returnn.errors import NotSupportedError
 
 __all__ = ["BackendEngine"]
@@ -37,7 +37,7 @@ class BackendEngine:
         :raises NotSupportedError: another one than torch
         """
         if engine is None:
-            config = config if config is not None else state.global_config
+            config = config if config is not None else find_global_config()
             backend = config.value("backend", None) if config is not None else None
             if backend is not None:
                 if backend != "torch":

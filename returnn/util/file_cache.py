@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from returnn._state import state
+from returnn._state import find_global_config, state
 from returnn.errors import DataFileError, OptionError
 from returnn.util.fs import atomic_write, fsync_dir
 from returnn.util.lock_file import LockFile
@@ -101,16 +101,22 @@ class FileCache:
         """
         :param src_filename: existing file
         :return: local copy, which stays until :func:`release_files`
-        :raises DataFileError: no such file
-        :raises OSError: the copy failed, e.g. no space can be freed
+        :raises DataFileError: (an OSError) no such file, or the copy failed, e.g. no space can be freed
         """
         src_filename = os.path.abspath(src_filename)
         for attempt in range(1, self._num_tries + 1):
             try:
                 return self._get_file(src_filename)
+            except DataFileError:
+                raise
             except OSError as exc:
                 if exc.errno != errno.ENOSPC or attempt == self._num_tries:
-                    raise
+                    error = DataFileError(
+                        f"FileCache: cannot copy {src_filename!r} to {self.cache_directory!r}: {exc}. Set another "
+                        "cache_directory in file_cache_opts, or do not use CachedFile for this file."
+                    )
+                    error.errno = exc.errno
+                    raise error from exc
                 _logger.log(V3, "FileCache: %s while copying %s, try again", exc.strerror, src_filename)
                 # Somebody else filled the space which we had freed: let them finish.
                 time.sleep(1.0)
@@ -387,7 +393,7 @@ def get_instance(config: Any = None) -> FileCache:
         :class:`FileCache`. Default is the global config
     :return: one shared cache per process and options
     """
-    config = config if config is not None else state.global_config
+    config = config if config is not None else find_global_config()
     opts: Any = None
     if config is not None:
         opts = (

@@ -184,9 +184,35 @@ def test_no_space_is_tried_again(cache: FileCache, src: str, monkeypatch: pytest
 
     monkeypatch.setattr(FileCache, "_copy", copy)
     monkeypatch.setattr(time, "sleep", lambda _secs: None)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="cannot copy .*data.bin.*No space left.*file_cache_opts") as exc_info:
         cache.get_file(src)
-    assert len(calls) == 3
+    assert len(calls) == 3 and exc_info.value.errno == errno.ENOSPC
+    assert not cache._toucher._counts
+
+
+def test_no_cache_folder(tmp_path: Path, src: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = FileCache(cache_directory=str(tmp_path / "file" / "cache"))
+    with pytest.raises(
+        DataFileError, match="cannot copy .*data.bin.* to .*file/cache.*Not a directory.*cache_directory"
+    ):
+        cache.get_file(src)
+    assert not cache._toucher._counts
+
+
+def test_disk_that_is_really_full(tmp_path: Path, src: str) -> None:
+    """Nothing stays behind, and the next file that fits is copied."""
+    code = (
+        "import resource, sys\nfrom returnn.util.file_cache import FileCache\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try:\n  FileCache(cache_directory=sys.argv[1]).get_file(sys.argv[2])\n"
+        "except OSError as exc:\n  print(exc)\n"
+    )
+    args = [sys.executable, "-c", code, str(tmp_path / "cache"), src]
+    res = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "FileCache: cannot copy" in res.stdout and "File too large" in res.stdout
+    assert not [path for path in (tmp_path / "cache").rglob("data*") if path.is_file()]
 
 
 def test_several_processes(tmp_path: Path, src: str) -> None:
