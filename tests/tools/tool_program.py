@@ -10,13 +10,13 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.helpers import GOLDEN, ROOT, program_env, run_program
 
-__all__ = ["TOOLS_GOLDEN", "run_tool", "last_error_line", "imports_torch", "golden_lines"]
+__all__ = ["TOOLS_GOLDEN", "run_forked", "run_tool", "last_error_line", "imports_torch", "golden_lines"]
 
 TOOLS_GOLDEN = GOLDEN / "07-tools-demos"
 
@@ -47,12 +47,41 @@ def run_tool(
     argv = [str(ROOT / "tools" / f"{name}.py"), *args]
     if env is not None:
         return run_program([sys.executable, *argv], cwd=cwd, check=check, env=env, timeout=timeout)
+    with_torch = name.startswith(_WITH_TORCH)
+    return run_forked(argv, cwd=cwd, check=check, timeout=timeout, with_torch=with_torch)
+
+
+def run_forked(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    with_torch: bool,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run a program of Python as a fork of a process that has done the imports.
+
+    :param argv: file and arguments
+    :param cwd: working directory
+    :param with_torch: whether torch is among the imports
+    :param check: assert exit code 0
+    :param env: added to the environment
+    :param timeout: seconds
+    """
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "stdout"), Path(folder, "stderr")
         out.touch()
         err.touch()
-        request = {"argv": argv, "cwd": str(cwd), "env": program_env(), "stdout": str(out), "stderr": str(err)}
-        code = _server(name.startswith(_WITH_TORCH)).ask(request, timeout=timeout)
+        request = {
+            "argv": list(argv),
+            "cwd": str(cwd),
+            "env": program_env(env),
+            "stdout": str(out),
+            "stderr": str(err),
+        }
+        code = _server(with_torch).ask(request, timeout=timeout)
         res = subprocess.CompletedProcess(
             argv, code, out.read_text("utf8", "backslashreplace"), err.read_text("utf8", "backslashreplace")
         )
