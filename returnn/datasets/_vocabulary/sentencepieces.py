@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
+import random
 from typing import Any
-
-import numpy
 
 from returnn.datasets._vocabulary.base import Vocabulary
 from returnn.datasets._vocabulary.label_table import LabelTable
+from returnn.datasets._vocabulary.sentencepiece_model import SentencePieceModel
+from returnn.datasets._vocabulary.sentencepiece_sampling import SentencePieceSampler
 from returnn.errors import DataFileError, DatasetOptionError, OptionError
 from returnn.util.optional_import import optional_import
 
@@ -22,6 +22,9 @@ _PROCESSOR_OPTIONS = (
     "model_file", "model_proto", "out_type", "add_bos", "add_eos", "reverse", "enable_sampling", "nbest_size", "alpha",
 )  # fmt: skip
 _OWN_OPTIONS = ("control_symbols", "user_defined_symbols", "seq_postfix", "num_labels")
+
+_SAMPLING_DEFAULTS = {"alpha": 0.1, "nbest_size": -1}
+_MAX_NBEST = 512
 
 
 class SentencePieces(Vocabulary):
@@ -60,8 +63,10 @@ class SentencePieces(Vocabulary):
         self._init_checks(num_labels=opts.get("num_labels"), seq_postfix=opts.get("seq_postfix"))
         self._init_special_ids()
         self._label_regex = None
-        # The next draw is the n-th one since the seed was set.
-        self._seed, self._num_sampled = 0, 0
+        self._rnd = random.Random(0)
+        if self.is_random:
+            self._check_sampling_options()
+            self._sampler  # noqa: B018  # check the model
 
     @functools.cached_property
     def _processor(self) -> Any:
@@ -94,7 +99,7 @@ class SentencePieces(Vocabulary):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model; it is loaded at first use. Any: attributes."""
-        return {name: value for name, value in vars(self).items() if name not in ("_processor", "_table")}
+        return {name: value for name, value in vars(self).items() if name not in ("_processor", "_table", "_sampler")}
 
     def __repr__(self) -> str:
         shown = dict(self._opts)
@@ -119,40 +124,47 @@ class SentencePieces(Vocabulary):
         """
         if not 0 <= seed < 2**32:
             raise OptionError("seed", expected="int in 0..2**32-1", got=seed)
-        self._seed, self._num_sampled = int(seed), 0
+        self._rnd.seed(int(seed))
 
     def get_seq(self, sentence: str) -> list[int]:
         """
         :param sentence: any text
         :return: ids of its pieces, with seq_postfix
         """
-        if not self._opts.get("enable_sampling"):
-            return self._processor.encode(sentence, out_type=int) + self.seq_postfix
-        return self._sample(sentence) + self.seq_postfix
+        if self.is_random:
+            return self._sample(sentence) + self.seq_postfix
+        return self._processor.encode(sentence, out_type=int) + self.seq_postfix
+
+    @functools.cached_property
+    def _sampler(self) -> SentencePieceSampler:
+        source = repr(self.vocab_file) if self.vocab_file is not None else "model_proto"
+        model = SentencePieceModel.parse(self._processor.serialized_model_proto(), source=source)
+        return SentencePieceSampler(model, self._processor.normalize, source=source)
 
     def _sample(self, sentence: str) -> list[int]:
-        """
-        sentencepiece has one generator per thread, which takes the seed at its first use and then never again
-        (https://github.com/google/sentencepiece/issues/635). So a sentence is encoded in a thread of its own,
-        which costs 0.15 ms.
-        """
-        sentencepiece = optional_import("sentencepiece", needed_by="the vocabulary class SentencePieces")
-        seed = numpy.random.SeedSequence([self._seed, self._num_sampled]).generate_state(1)[0]
-        self._num_sampled += 1
-        processor = self._processor
-        result: list[int] = []
-        errors: list[Exception] = []
+        ids = self._sampler.sample(
+            sentence,
+            alpha=self._sampling_option("alpha"),
+            nbest_size=self._sampling_option("nbest_size"),
+            rnd=self._rnd,
+        )
+        if self._opts.get("reverse"):
+            ids.reverse()
+        begin = [self._processor.bos_id()] if self._opts.get("add_bos") else []
+        end = [self._processor.eos_id()] if self._opts.get("add_eos") else []
+        return begin + ids + end
 
-        def _encode() -> None:
-            try:
-                sentencepiece.set_random_generator_seed(int(seed))
-                result.extend(processor.encode(sentence, out_type=int))
-            except Exception as exc:  # noqa: BLE001  # raised in the caller's thread
-                errors.append(exc)
+    def _sampling_option(self, name: str) -> Any:
+        """:return: as given, or the default of the package. Any: int or float"""
+        value = self._opts.get(name)
+        return _SAMPLING_DEFAULTS[name] if value is None else value
 
-        thread = threading.Thread(target=_encode, name="sentencepiece sampling")
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return result
+    def _check_sampling_options(self) -> None:
+        alpha, nbest_size = self._sampling_option("alpha"), self._sampling_option("nbest_size")
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not alpha >= 0:
+            raise OptionError("alpha", expected="float >= 0", got=alpha, where=self._source)
+        # The package refuses 0 and 1 too, and has this limit.
+        is_valid = isinstance(nbest_size, int) and (nbest_size < 0 or 2 <= nbest_size <= _MAX_NBEST)
+        if not is_valid:
+            expected = f"int from 2 to {_MAX_NBEST}, or -1 for all"
+            raise OptionError("nbest_size", expected=expected, got=nbest_size, where=self._source)
