@@ -70,6 +70,9 @@ def describe(
 class ReturnnError(Exception):
     """Base of all exceptions that this package raises on purpose."""
 
+    #: the text says which dataset was being read, and where
+    is_located: bool = False
+
 
 class UserError(ReturnnError):
     """A mistake outside of our code: its sentence is shown last, without a long dump."""

@@ -4,6 +4,7 @@ PostprocessingDataset: functions of the user change the sequences of a dataset.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import util
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._loading.remote_error import add_place
 from returnn.datasets._loading.source import known_num_seqs
 from returnn.datasets._postprocessing.apply import MapFunctions, Mapper, worker_seed
 from returnn.datasets._postprocessing.feeder import MapPool
@@ -243,8 +245,6 @@ class PostprocessingDataset(CachedDataset2):
             self._failure = exc
             if self._num_workers:
                 self.close()
-            else:
-                self._add_place(exc)
             raise
         if seq is None:
             return None
@@ -259,31 +259,47 @@ class PostprocessingDataset(CachedDataset2):
     def _next_from_function(self, seq_idx: int) -> Seq | None:
         if self._mapper is None or not self._dataset.is_less_than_num_seqs(seq_idx):
             return None
-        return self._mapper.map_seq(_load(self._dataset, seq_idx))
+        seq = _load(self._dataset, seq_idx)
+        with self._placing_errors(self._mapper):
+            return self._mapper.map_seq(seq)
 
     def _next_from_stream(self, seq_idx: int) -> Seq | None:
         seq: Seq | None = None
         while self._next_idx <= seq_idx:
-            if self._num_workers:
-                result = self._pool.next_seq() if self._pool is not None else None
-                seq = Seq(self._next_idx, result[1], result[2], result[0]) if result is not None else None
-            else:
-                seq = next(self._results, None) if self._results is not None else None
+            seq = self._next_result()
             if seq is None:
                 break
             self._next_idx += 1
         expected = self._expected_num_seqs
-        if expected is not None and (seq is None) != (seq_idx >= expected):
+        # Nobody asks for more than the expected number.
+        has_more = expected is not None and self._next_idx >= expected and self._next_result() is not None
+        if has_more or (seq is None and expected is not None and seq_idx < expected):
             raise DatasetError(
                 f"{self._where()}: map_seq_stream was said to preserve the number of sequences, {expected}, but gave "
-                f"{f'only {self._next_idx}' if seq is None else 'more'}. Set map_seq_stream_preserves_num_seqs = False."
+                f"{'more' if has_more else f'only {self._next_idx}'}. Set map_seq_stream_preserves_num_seqs = False."
             )
         return seq
 
-    def _add_place(self, exc: BaseException) -> None:
-        """As errors from processes have it."""
-        if not isinstance(exc, ReturnnError) and self._mapper is not None and hasattr(exc, "add_note"):
-            exc.add_note(f"In {self._funcs.where}, epoch {self.epoch}, {self._mapper.describe_place()}.")
+    def _next_result(self) -> Seq | None:
+        if self._num_workers:
+            result = self._pool.next_seq() if self._pool is not None else None
+            return Seq(self._next_idx, result[1], result[2], result[0]) if result is not None else None
+        if self._results is None or self._mapper is None:
+            return None
+        with self._placing_errors(self._mapper):
+            return next(self._results, None)
+
+    @contextlib.contextmanager
+    def _placing_errors(self, mapper: Mapper) -> Iterator[None]:
+        """Errors say where they happened, as those of processes do."""
+        try:
+            yield
+        except Exception as exc:
+            place = f"{self._funcs.where}, epoch {self.epoch}, {mapper.describe_place()}"
+            add_place(exc, place)
+            if not isinstance(exc, ReturnnError) and hasattr(exc, "add_note"):
+                exc.add_note(f"In {place}.")
+            raise
 
     # ---- what the data is
 

@@ -74,6 +74,11 @@ def fail_at_third(tensor_dict: TensorDict, *, seq_idx: int, **_kwargs: Any) -> T
     return tensor_dict
 
 
+def raise_stop_iteration(tensor_dict: TensorDict, **_kwargs: Any) -> TensorDict:
+    """:return: nothing, by a frequent mistake"""
+    return next(iter([]))
+
+
 def die_at_third(tensor_dict: TensorDict, *, seq_idx: int, **_kwargs: Any) -> TensorDict:
     """Kills its process."""
     if seq_idx == 2:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +14,13 @@ import numpy
 import pytest
 
 from returnn.datasets._loading.source import known_num_seqs
-from returnn.datasets.basic import Dataset, init_dataset
+from returnn.datasets._procs.seq_blocks import BlockSender
+from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.postprocessing import LaplaceOrdering, PostprocessingDataset, Sequential
 from returnn.errors import DatasetError, DatasetOptionError, WorkerError
 from returnn.tensor import Dim
-from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch
-from tests.datasets.proc_datasets import GOLDEN, UnknownNumDataset, assert_golden, hdf, iter_all, wait_gone
+from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch, read_epoch_of_loader
+from tests.datasets.proc_datasets import GOLDEN, UnknownNumDataset, assert_golden, hdf, iter_all, wait_gone, wait_until
 from tests.datasets.proc_functions import (
     add_random,
     check_input,
@@ -25,6 +29,7 @@ from tests.datasets.proc_functions import (
     duplicate,
     fail_at_third,
     no_tensor_dict,
+    raise_stop_iteration,
     replace_by_random,
     swallow_everything,
     to_labels,
@@ -149,8 +154,7 @@ def test_number_of_seqs(make: Any) -> None:
         dataset.init_seq_order(epoch=1)
         assert dataset.num_seqs == 17
         with pytest.raises(DatasetError, match=f"preserve the number of sequences, 17, but gave {count}"):
-            for i in range(18):
-                dataset.load_seqs(i, i + 1)
+            list(iter_all(dataset))
     dataset = make(postproc(hdf(), map_seq_stream=Sequential(LaplaceOrdering(3), LaplaceOrdering(2))))
     dataset.init_seq_order(epoch=1)
     assert dataset.num_seqs == 17
@@ -256,6 +260,60 @@ def test_errors_of_processes(make: Any) -> None:
         list(iter_all(dataset))
     with pytest.raises(WorkerError):  # not an end of the data
         dataset.load_seqs(16, 17)
+
+
+def test_dead_process_while_data_is_sent_to_it(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what happened to the process, not to the pipe."""
+    dataset = make(postproc(hdf(), map_seq=add_random, num_workers=2, name="train"))
+    dataset.init_seq_order(epoch=1)
+    dataset.load_seqs(0, 1)
+    pids = dataset._pool.pids
+    send = BlockSender.send
+
+    def kill_and_send(self: BlockSender, *args: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[0], signal.SIGKILL)
+        assert not wait_gone(pids[:1])
+        send(self, *args)
+
+    monkeypatch.setattr(BlockSender, "send", kill_and_send)
+    dataset.init_seq_order(epoch=2)
+    with pytest.raises(WorkerError, match="'train': process 1 of 2 .* was killed by signal SIGKILL"):
+        list(iter_all(dataset))
+
+
+def test_process_that_is_ready_before_its_first_sequence(make: Any) -> None:
+    """The feeder must not wait for it: it has nothing to do yet."""
+    datasets: list[Any] = []
+
+    class SlowDataset(UnknownNumDataset):
+        """Has its first sequence after the second process is ready."""
+
+        def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
+            if seq_idx == 0:
+                assert wait_until(datasets[0]._pool._workers[1].process.conn.poll)
+            return super()._collect_single_seq(seq_idx)
+
+    datasets.append(make(postproc({"class": SlowDataset}, map_seq=add_random, num_workers=2)))
+    datasets[0].init_seq_order(epoch=1)
+    assert len(list(iter_all(datasets[0]))) == 7
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_place_of_errors(num_workers: int, make: Any) -> None:
+    """Exactly one, also through the workers of a loader."""
+    dataset = make(postproc(hdf(), map_seq=raise_stop_iteration, num_workers=num_workers, name="train"))
+    dataset.init_seq_order(epoch=1)
+    with pytest.raises((RuntimeError, WorkerError), match="raise_stop_iteration raised StopIteration"):
+        dataset.load_seqs(0, 1)
+    for num_loader_workers in (0, 1):
+        with pytest.raises((RuntimeError, WorkerError)) as exc_info:
+            read_epoch_of_loader(dataset, 1, num_loader_workers)
+        text = "".join([str(exc_info.value), *getattr(exc_info.value, "__notes__", ())])
+        assert text.count("sequence 'corp/r0/s") == text.count("(position ") == 1 and "None" not in text
+        if num_loader_workers:
+            frames = getattr(exc_info.value.__cause__, "frames", ())
+            assert any(name == "raise_stop_iteration" for _, _, name, _ in frames)
 
 
 def test_error_of_the_wrapped_dataset(make: Any) -> None:

@@ -13,11 +13,23 @@ from typing import Any, TypeAlias
 
 from returnn.errors import ReturnnError, WorkerError
 
-__all__ = ["RemoteError", "RemoteTraceback"]
+__all__ = ["RemoteError", "RemoteTraceback", "add_place"]
 
 
 #: File, line number, function, and source line.
 Frame: TypeAlias = tuple[str, int | None, str, str | None]
+
+
+def add_place(exc: BaseException, where: str) -> None:
+    """
+    One of our own exceptions gets the place at the end of its text, once.
+
+    :param exc: just caught
+    :param where: what was being read, e.g. ``dataset 'train', epoch 3, sequence 'seq-5' (position 5)``
+    """
+    if isinstance(exc, ReturnnError) and not exc.is_located and exc.args and isinstance(exc.args[0], str):
+        exc.args = (f"{exc.args[0]} (While reading {where}.)", *exc.args[1:])
+        exc.is_located = True
 
 
 class RemoteTraceback(Exception):
@@ -40,7 +52,7 @@ class RemoteTraceback(Exception):
 class RemoteError:
     """
     :param kind: name of the exception's type
-    :param message: its text
+    :param message: its text, with the notes of the exception
     :param traceback_text: formatted
     :param where: what was being read
     :param pid: of the worker
@@ -73,7 +85,10 @@ class RemoteError:
                 original = None
         text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
         frames = tuple((f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(exc.__traceback__))
-        return cls(type(exc).__name__, str(exc), text, where, os.getpid(), frames, original, who)
+        if isinstance(exc.__cause__, RemoteTraceback):  # of a process of this process
+            frames += tuple(exc.__cause__.frames)
+        message = " ".join([str(exc), *(f"({note})" for note in getattr(exc, "__notes__", ()))])
+        return cls(type(exc).__name__, message, text, where, os.getpid(), frames, original, who)
 
     def to_exception(self) -> Exception:
         """:return: our own exceptions as they were, others as WorkerError; the remote traceback is its cause"""
@@ -83,6 +98,7 @@ class RemoteError:
         except Exception:  # a class that only the worker can import
             place = "" if self.where in self.message else f", while reading {self.where}"
             exc = WorkerError(f"{self.kind}: {self.message} (In {self.who} with pid {self.pid}{place}.)")
+            exc.is_located = True
         exc.__cause__ = RemoteTraceback(self.traceback_text, self.frames)
         return exc
 

@@ -15,7 +15,7 @@ import numpy
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.len_filter import DropReason, LenFilter
 from returnn.datasets._loading.limits import BatchLimits
-from returnn.errors import ReturnnError
+from returnn.datasets._loading.remote_error import add_place
 from returnn.options.batching import BatchingOptions, ChunkingOptions
 
 if TYPE_CHECKING:
@@ -208,11 +208,11 @@ class PassContext:
         elif self.position is not None:
             if self.seq_tag is None:
                 self.seq_tag = _try_get_tag(self.dataset, self.position)
-            where += f", sequence {self.seq_tag!r} (position {self.position})"
-        if isinstance(exc, ReturnnError) and not getattr(exc, "_located", False):
-            if exc.args and isinstance(exc.args[0], str):
-                exc.args = (f"{exc.args[0]} (While reading {where}.)", *exc.args[1:])
-                exc._located = True  # type: ignore[attr-defined]
+            if self.seq_tag is None:
+                where += f", position {self.position}"
+            else:
+                where += f", sequence {self.seq_tag!r} (position {self.position})"
+        add_place(exc, where)
         return where
 
 

@@ -66,19 +66,22 @@ class Mapper:
         kind = "map_seq" if funcs.map_seq is not None else "map_seq_stream"
         self._func_name = f"{kind} {getattr(func, '__name__', type(func).__name__)}"
         self._converter = SeqConverter(funcs.inputs, funcs.outputs, where=funcs.where, func_name=self._func_name)
-        #: sequence that goes in, for errors
-        self.current: Seq | None = None
+        self._current: Seq | None = None  # the last one that went in
+        self._is_reading_next = False
 
     def map_seq(self, seq: Seq) -> Seq:
         """:return: result of the function"""
-        self.current = seq
+        self._current = seq
         rng = self._rng
         if self._per_seq_seed is not None:
             rng = seq_random_state(self._per_seq_seed, seq.idx, seq.tag)
         assert self._funcs.map_seq is not None
-        res = self._funcs.map_seq(
-            self._converter.to_tensor_dict(seq), epoch=self._epoch, seq_idx=seq.idx, rng=rng, **get_fwd_compat_kwargs()
-        )
+        inputs = self._converter.to_tensor_dict(seq)
+        try:
+            res = self._funcs.map_seq(inputs, epoch=self._epoch, seq_idx=seq.idx, rng=rng, **get_fwd_compat_kwargs())
+        except StopIteration as exc:  # who reads from us would take it for the end of the data
+            error = RuntimeError(f"{self._func_name} raised StopIteration. Give next() a default.")
+            raise error.with_traceback(exc.__traceback__) from None
         return self._converter.from_tensor_dict(res, idx=seq.idx, source=seq)
 
     def map_stream(self, seqs: Iterator[Seq]) -> Iterator[Seq]:
@@ -100,12 +103,16 @@ class Mapper:
             yield self._converter.from_tensor_dict(res, idx=idx, source=None)
 
     def _inputs(self, seqs: Iterator[Seq]) -> Iterator[TensorDict]:
+        self._is_reading_next = True
         for seq in seqs:
-            self.current = seq
+            self._is_reading_next = False
+            self._current = seq
             yield self._converter.to_tensor_dict(seq)
+            self._is_reading_next = True
 
     def describe_place(self) -> str:
         """:return: e.g. ``sequence 'a' (position 3)``, for errors"""
-        if self.current is None:
-            return "no sequence yet"
-        return f"sequence {self.current.tag!r} (position {self.current.idx})"
+        if self._current is None:
+            return "before the first sequence"
+        after = "after " if self._is_reading_next else ""
+        return f"{after}sequence {self._current.tag!r} (position {self._current.idx})"

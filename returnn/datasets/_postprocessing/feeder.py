@@ -211,7 +211,9 @@ class MapPool:
         if not worker.inputs and len(worker.builder) and (is_end or worker.sender.num_free > 1):  # it is idle
             worker.inputs.append(worker.builder.take())
         while worker.inputs and worker.sender.has_free:
-            worker.sender.send(self._pass_id, worker.inputs.popleft())
+            # If the process is gone, receiving from it says how.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                worker.sender.send(self._pass_id, worker.inputs.popleft())
         if is_end and not worker.inputs and not len(worker.builder) and not worker.is_input_end_sent:
             worker.is_input_end_sent = True
             worker.process.send(("input_end", self._pass_id))

@@ -193,7 +193,9 @@ class _Server:
         where = f"dataset {name!r} of {self._job.where}"
         if self._epoch is not None:
             where += f", epoch {self._epoch}"
-        if self._position is not None:
+        if self._position is not None and self._tag is None:
+            where += f", position {self._position}"
+        elif self._position is not None:
             where += f", sequence {self._tag!r} (position {self._position})"
         send_error(self._conn, request_id, exc, where=where, who=f"process of {self._job.where}")
 

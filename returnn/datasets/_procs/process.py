@@ -17,10 +17,12 @@ from typing import Any
 
 from returnn._state import state
 from returnn.config_pickle import dumps_for_worker, loads_in_worker
-from returnn.datasets._loading.remote_error import RemoteError
+from returnn.datasets._loading.remote_error import RemoteError, add_place
 from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
 from returnn.datasets._loading.worker import limit_threads, set_environment, watch_parent
-from returnn.errors import ReturnnError, UserError, WorkerError
+from returnn.datasets._procs import seq_blocks
+from returnn.datasets._procs.patient_connection import PatientConnection
+from returnn.errors import UserError, WorkerError
 from returnn.options.loader import LoaderOptions
 
 __all__ = ["ChildProcess", "dump_job", "send_error", "wait_any"]
@@ -62,10 +64,7 @@ def send_error(conn: Connection, request_id: int | None, exc: BaseException, *, 
     :param where: what was being done, e.g. ``dataset 'train', epoch 1, sequence 'a'``
     :param who: this process, for messages
     """
-    if isinstance(exc, ReturnnError) and not getattr(exc, "_located", False):
-        if exc.args and isinstance(exc.args[0], str):
-            exc.args = (f"{exc.args[0]} (While reading {where}.)", *exc.args[1:])
-            exc._located = True  # type: ignore[attr-defined]
+    add_place(exc, where)
     conn.send(("error", request_id, RemoteError.from_exception(exc, where=where, who=who)))
 
 
@@ -140,22 +139,20 @@ class ChildProcess:
 
     def receive(self) -> Message:
         """
-        :return: the next message; waits for it
+        :return: the next message; waits for it. The first one is ("ready", None)
         :raises WorkerError: the process is gone
         """
-        while True:
-            ready = connection.wait([self.conn, self.sentinel])
-            # Its last words first.
-            if self.conn in ready or self.conn.poll():
-                try:
-                    message: Message = self.conn.recv()
-                except (EOFError, OSError) as exc:
-                    raise self._death() from exc
-                if message[0] == "ready":
-                    self.is_ready = True
-                    continue
-                return message
+        ready = connection.wait([self.conn, self.sentinel])
+        # Its last words first.
+        if self.conn not in ready and not self.conn.poll():
             raise self._death()
+        try:
+            message: Message = self.conn.recv()
+        except (EOFError, OSError) as exc:
+            raise self._death() from exc
+        # Not skipped: nobody knows whether another one follows.
+        self.is_ready = self.is_ready or message[0] == "ready"
+        return message
 
     def _death(self) -> WorkerError:
         self._process.join(_EXIT_SECS)
@@ -178,7 +175,9 @@ class ChildProcess:
                 " See its messages above. A script that starts processes needs its code below"
                 ' `if __name__ == "__main__":`.'
             )
-        return WorkerError(text)
+        error = WorkerError(text)
+        error.is_located = True
+        return error
 
     def hang_up(self) -> None:
         """Ask it to end, without waiting."""
@@ -228,7 +227,10 @@ def _main(conn: Connection, parent_pid: int, serve: Serve, payload: bytes, envir
         except BaseException as exc:
             send_error(conn, None, exc, where="the options for the first time", who=who)
             return
-        conn.send(("ready",))
+        if not seq_blocks.CAN_SHARE:
+            patient: Any = PatientConnection(conn)  # Any: with the methods of a Connection that are used
+            conn = patient
+        conn.send(("ready", None))
         serve(conn, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent closed the connection or is gone
