@@ -4,7 +4,9 @@ Base of the datasets whose sequences have a number and a tag from the start: an 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 
@@ -24,6 +26,8 @@ class IndexedDataset(CachedDataset2):
     """
 
     _order: numpy.ndarray | None = None
+    #: In a copy for another process: digest of the labels of the original, until it is compared
+    _labels_of_original: bytes | None = None
 
     def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         """
@@ -69,6 +73,7 @@ class IndexedDataset(CachedDataset2):
         :param seq_order: corpus indices likewise
         """
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
+        self._check_labels_of_original()
         if seq_order is not None:
             order = self._checked_order(numpy.array(seq_order, dtype=numpy.int64))
         elif seq_list is not None:
@@ -78,6 +83,25 @@ class IndexedDataset(CachedDataset2):
         self._order = order
         self._num_seqs = len(order)
         return True
+
+    def _reduce_state(self) -> dict[str, Any]:
+        """:return: Any: see the base"""
+        return {**super()._reduce_state(), "_labels_of_original": self._labels_digest()}
+
+    def _labels_digest(self) -> bytes:
+        digest = hashlib.blake2b(digest_size=16)
+        for key, labels in sorted(self.labels.items()):
+            digest.update("\n".join([key, *labels, ""]).encode("utf8", errors="surrogatepass"))
+        return digest.digest()
+
+    def _check_labels_of_original(self) -> None:
+        """A worker process reads the vocabulary again. :raises DatasetError: the file was changed in between"""
+        if self._labels_of_original not in (None, self._labels_digest()):
+            raise DatasetError(
+                f"{self._where()}: the labels are not those which the main process has read: a file of the vocabulary was "
+                "changed meanwhile. Start again, or put the old file back."
+            )
+        self._labels_of_original = None
 
     def _checked_order(self, order: numpy.ndarray) -> numpy.ndarray:
         num_seqs = self.get_total_num_seqs()

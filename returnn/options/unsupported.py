@@ -176,9 +176,14 @@ _later(
     instead='It comes later; until then set "seq_ordering" in the dataset dict, and a smaller batch_size',
 )
 _later(
-    *("lm_dataset_debug_limit_line_count", "__debug_dummy_distributed_rank_and_size"),
+    "lm_dataset_debug_limit_line_count",
+    doc="For debugging: only the first lines of each text file.",
+    instead="Write these lines to a file of their own (head -n 1000), or name them by seq_list_filter_file in the dataset dict",
+)
+_later(
+    "__debug_dummy_distributed_rank_and_size",
     doc="For debugging.",
-    instead='Use "fixed_random_subset" in the dataset dict for a small part of the data',
+    instead="Start several ranks with torchrun, it works without a GPU too",
 )
 
 # -- refused -----------------------------------------------------------------------------------------------------------

@@ -141,6 +141,17 @@ def test_wrong_options_of_translation(option: str, tmp_path: Path) -> None:
         init_dataset(opts)
 
 
+def test_vocabulary_changed_before_a_worker_starts(tmp_path: Path) -> None:
+    vocab = _write(tmp_path / "vocab", b"UNK\na\nb\n")
+    dataset = init_dataset(_lm(tmp_path, orth_vocab={"vocab_file": vocab}))
+    read_epoch(pickle.loads(pickle.dumps(dataset)), 1)
+    pickled = pickle.dumps(dataset)
+    _write(tmp_path / "vocab", b"UNK\nmore\na\nb\n")
+    with pytest.raises(UserError, match="labels are not those .* vocabulary was changed"):
+        read_epoch(pickle.loads(pickled), 2)
+    assert len(read_epoch(dataset, 2)) == 2  # has read it before
+
+
 # ---- random functions must be called in each epoch
 
 
