@@ -10,6 +10,7 @@ from typing import IO
 
 import _setup_returnn_env  # noqa: F401
 
+from returnn.cli.output_file import check_output_file
 from returnn.cli.tool_main import run_tool
 from returnn.datasets._vocabulary.bpe_lexicon import iter_lemmas, read_labels, write_lexicon
 from returnn.errors import DataFileError
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
     :param argv: program name, then its arguments
     """
     args = make_parser().parse_args(argv[1:])
+    check_output_file(args.output, option="--output")
     # The lexicon itself may go to stdout, where the log would be.
     log.initialize(verbosity=[0])
     messages = sys.stdout if args.output else sys.stderr

@@ -98,6 +98,7 @@ def test_lexicon_files_with_byte_order_mark(tmp_path: Path) -> None:
         ({"orth_vocab": None, "orth_symbols_file": "S", "parse_orth_opts": "x"}, r'"parse_orth_opts".*expected a dict'),
         ({"orth_vocab": None, "orth_symbols_file": "S", "parse_orth_opts": {"remove_char": ""}}, "remove_chars"),
         ({"orth_vocab": None, "orth_symbols_file": "S", "parse_orth_opts": {"remove_chars": 3}}, "parse_orth_opts"),
+        ({"orth_vocab": {"vocab_file": 3}}, r'"vocab_file".*got 3'),
         ({"orth_vocab": {"class": "Utf8ByteTarget"}}, "'Utf8ByteTargets'"),
         (
             {"orth_vocab": {"bpe_file": None, "vocab_file": str(LM / "words.syms.pydict"), "unknown_label": None}},

@@ -81,3 +81,9 @@ def test_errors(tmp_path: Path, words: bytes | None, text: str) -> None:
 def test_command_line(tmp_path: Path) -> None:
     assert "--word_vocab" in _run(tmp_path, "--help").stdout
     assert _run(tmp_path, "--bpe_vocab", _VOCAB, check=False).returncode == 2
+
+
+def test_output_is_checked_first(tmp_path: Path) -> None:
+    res = _run(tmp_path, "--bpe_vocab", "nope", "--word_vocab", "nope", "--output", "no_folder/x.xml", check=False)
+    assert res.returncode == 1 and res.stdout == ""
+    assert "--output: cannot write 'no_folder/x.xml'" in res.stderr and "Traceback" not in res.stderr

@@ -66,6 +66,9 @@ class Vocabulary:
         :raises LabelError: (also KeyError) one of the special labels is not in the vocabulary
         :raises OptionError: other invalid options
         """
+        if vocab_file is not None and not isinstance(vocab_file, (str, os.PathLike)):
+            where = f"vocabulary {type(self).__name__}"
+            raise OptionError("vocab_file", expected="name of a file", got=vocab_file, where=where)
         self.vocab_file = None if vocab_file is None else os.fspath(vocab_file)
         self._table = self._load_labels(labels)
         self.num_labels = len(self._table)
