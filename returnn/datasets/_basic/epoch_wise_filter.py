@@ -35,9 +35,10 @@ def options_of_epoch(ranges: EpochRanges, epoch: int | None) -> list[Mapping[str
     return result
 
 
-def check_ranges(ranges: EpochRanges) -> None:
+def check_ranges(ranges: EpochRanges, *, further_options: Sequence[str] = ()) -> None:
     """
     :param ranges: by epochs, as a user gives them
+    :param further_options: of a range, besides those of :class:`EpochWiseFilter`; their values are not checked
     :raises ConfigError: a key is no range, or the options of a range are wrong
     """
     if not isinstance(ranges, Mapping):
@@ -49,16 +50,17 @@ def check_ranges(ranges: EpochRanges) -> None:
             raise ConfigError(
                 f"epoch_wise_filter: expected a dict (first epoch, last epoch) -> options, got the key {key!r}. {_HELP}"
             )
-        _check_options(opts, f"epoch_wise_filter, epochs {key}")
+        _check_options(opts, f"epoch_wise_filter, epochs {key}", further_options)
 
 
-def _check_options(opts: Mapping[str, Any], what: str) -> None:
+def _check_options(opts: Mapping[str, Any], what: str, further_options: Sequence[str] = ()) -> None:
     """:param opts: of one range. Any: each has its own type"""
     if not isinstance(opts, Mapping):
         raise ConfigError(f"{what}: expected a dict of options, got {opts!r}. {_HELP}")
-    unknown = sorted(set(opts) - {"max_mean_len"}, key=str)
+    known = ["max_mean_len", *further_options]
+    unknown = sorted(set(opts).difference(known), key=str)
     if unknown:
-        raise ConfigError(f"{what}: unknown options {unknown}. Known is 'max_mean_len'.")
+        raise ConfigError(f"{what}: unknown options {unknown}. Known: {', '.join(map(repr, known))}.")
     limit = opts.get("max_mean_len")
     is_number = isinstance(limit, (int, float, numpy.number)) and not isinstance(limit, bool)
     if limit is not None and not is_number:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter, options_of_epoch
+from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter, check_ranges, options_of_epoch
 from returnn.datasets._generating.librispeech_files import read_corpus
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.indexed import IndexedDataset
@@ -19,7 +19,7 @@ from returnn.datasets.seq_order import SeqOrder, fixed_random_subset
 from returnn.datasets.util.feature_extraction import ExtractAudioFeatures
 from returnn.datasets.util.post_processing import get_post_processor_function
 from returnn.datasets.util.vocabulary import Vocabulary
-from returnn.errors import ConfigError, DataFileError, DatasetError, DatasetOptionError, UserError
+from returnn.errors import DataFileError, DatasetError, DatasetOptionError, UserError
 from returnn.util.cache_manager import cf
 
 __all__ = ["LibriSpeechCorpus"]
@@ -87,7 +87,7 @@ class LibriSpeechCorpus(IndexedDataset):
         self.epoch_wise_filter = epoch_wise_filter
         self.random_state_per_seq = random_state_per_seq
         if epoch_wise_filter:
-            options_of_epoch(epoch_wise_filter, 1)  # checks the keys
+            check_ranges(epoch_wise_filter, further_options=("subdirs", "use_new_filter"))
         self.targets = self._make_targets({"targets": targets, "chars": chars, "bpe": bpe})
         self.feature_extractor = self._make_feature_extractor()
         self._post_process = get_post_processor_function(orth_post_process) if orth_post_process else None
@@ -178,12 +178,6 @@ class LibriSpeechCorpus(IndexedDataset):
 
     def _filter_order_by(self, opts: Any, order: numpy.ndarray) -> SeqOrder:
         """:param opts: of an epoch range. Any: each option has its own type"""
-        unknown = sorted(set(opts) - {"subdirs", "max_mean_len", "use_new_filter"})
-        if unknown:
-            raise ConfigError(
-                f"{self._where()}: epoch_wise_filter: unknown options {unknown}. "
-                "Known are 'subdirs', 'max_mean_len', 'use_new_filter'."
-            )
         if opts.get("subdirs") is not None:
             wanted = numpy.array([subdir in set(opts["subdirs"]) for subdir in self._corpus.subdirs])
             order = order[wanted[self._corpus.subdir_idx[order]]]
