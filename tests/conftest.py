@@ -1,6 +1,7 @@
 """
 For all tests: the log, a process-wide object, is after each test as it was before; and Ctrl-C has an effect
-also where the tests run in the background of a shell, which lets its children ignore it.
+also where the tests run in the background of a shell, which lets its children ignore it. No test depends on the time
+it takes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ import logging
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from returnn.log import Log, log
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # programs that the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("returnn", deadline=None)
+hypothesis.settings.load_profile("returnn")
 
 
 @pytest.fixture(autouse=True)

@@ -185,9 +185,9 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
             defaults["fixed_random_seed"] = self.fixed_random_seed
         where = f"{type(self).__name__} {self.name!r}"
         shown = [leaf for tree in files for leaf in leaves_of(tree, where=where)]
-        print(f"{where}: files of epoch {epoch}: {shown[:3]}, {len(shown)} in all", file=log.v4)
+        print(f"{where}: files of sub epoch {epoch}: {shown[:3]}, {len(shown)} in all", file=log.v4)
         job = DatasetJob(opts, {}, defaults, self._buffer_size, where)
-        return RemoteDataset(dump_dataset(job), name=f"process of epoch {epoch}", where=where)
+        return RemoteDataset(dump_dataset(job), name=f"process of sub epoch {epoch}", where=where)
 
     def _prepare(self, epoch: int) -> None:
         """Start the process of that epoch, if needed, and let it begin."""

@@ -210,7 +210,7 @@ def test_killed_process(files: list[str], make: Any) -> None:
     dataset.init_seq_order(epoch=1)
     dataset.load_seqs(0, 1)
     os.kill(dataset._workers[1].pid, signal.SIGKILL)
-    with pytest.raises(WorkerError, match="'train': process of epoch 1 .* was killed by signal SIGKILL"):
+    with pytest.raises(WorkerError, match="'train': process of sub epoch 1 .* was killed by signal SIGKILL"):
         for _ in range(3):
             list(iter_all(dataset))
             dataset.init_seq_order(epoch=1)

@@ -229,7 +229,7 @@ def test_wrong_results(outputs: Any, text: str, num_workers: int, make: Any) -> 
         dataset.load_seqs(0, 1)
 
 
-def testwrong_fracs_and_types(make: Any) -> None:
+def test_wrong_fracs_and_types(make: Any) -> None:
     dataset = make(postproc(hdf(), map_seq_stream=wrong_frac))
     dataset.init_seq_order(epoch=1)
     with pytest.raises(DatasetError, match=r"complete_frac 0.25 .* after 0.5"):
