@@ -171,7 +171,9 @@ def test_mainline_load_takes_the_epoch_of_the_name() -> None:
 
 
 @pytest.mark.parametrize("broken", ["m/ep.003.pt", "m/ep.003.opt.pt"])
-@pytest.mark.parametrize("content", [b"", WHOLE[:100], WHOLE[:-1], bytes(len(WHOLE))])
+@pytest.mark.parametrize(
+    "content", [b"", WHOLE[:100], WHOLE[:-1], bytes(len(WHOLE))], ids=["empty", "begin", "cut", "zeros"]
+)
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_broken_newest_is_named_and_the_newest_whole_pair_is_used(
     broken: str, content: bytes, allow_missing: bool
