@@ -211,7 +211,7 @@ class _EvilEval:
         return eval, ("1 + 1",)
 
 
-@pytest.mark.parametrize("obj", [_Evil(), _EvilEval(), [Path("x")], len, os.getcwd, print], ids=repr)
+@pytest.mark.parametrize("obj", [_Evil(), _EvilEval(), [Path("x")], len, os.getcwd, print], ids=range(6))
 def test_restricted_pickle_refuses_the_rest(obj: object, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(obj))
