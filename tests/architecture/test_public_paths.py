@@ -82,20 +82,7 @@ WITH_TORCH: dict[str, str] = {
 }
 #: Names and paths of work that is still to come.
 LATER: dict[str, str] = {
-    "returnn.datasets.basic": "Vocabulary TensorDict Batch BatchSetGenerator shapes_for_batches "
-    "set_config_extern_data_from_dataset",
-    "returnn.datasets.meta": "AnythingDataset EpochWiseFilter CombinedDataset ConcatDataset ConcatSeqsDataset ClusteringDataset "
-    "VariableDataset MultiEpochDataset",
-    "returnn.datasets.lm": "LmDataset PhoneSeqGenerator Lexicon StateTying AllophoneState TranslationDataset "
-    "TranslationFactorsDataset english_cleaners _iter_bliss iter_corpus read_corpus",
-    "returnn.datasets.audio": "OggZipDataset",
-    "returnn.datasets.text_dict": "TextDictDataset",
-    "returnn.datasets.multi_proc": "MultiProcDataset",
-    "returnn.datasets.postprocessing": "PostprocessingDataset LaplaceOrdering Sequential",
-    "returnn.datasets.distrib_files": "DistributeFilesDataset",
-    "returnn.datasets.huggingface": "HuggingFaceDataset get_arrow_shard_files_from_hf_dataset_dir",
-    "returnn.datasets.util.feature_extraction": "ExtractAudioFeatures",
-    "returnn.datasets.util.cleaners": "",
+    "returnn.datasets.basic": "Batch BatchSetGenerator shapes_for_batches set_config_extern_data_from_dataset",
     "returnn.torch.data.extern_data": "raw_dict_to_extern_data extern_data_template_from_config_opts raw_dict_can_split_batch "
     "raw_dict_split_batch",
     "returnn.torch.data.tensor_utils": "tensor_dict_numpy_to_torch_ tensor_dict_torch_to_numpy_",

@@ -257,7 +257,8 @@ def test_find_checkpoint_file(tmp_path: pathlib.Path) -> None:
 def test_safetensors_is_optional(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match="pip install safetensors"):
         load_file(path)
 
