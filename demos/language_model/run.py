@@ -3,7 +3,7 @@
 Language model from plain text: English sentences (Python's documentation), byte pair units, LSTM; perplexity of other sentences.
 
 usage: python demos/language_model/run.py [folder for the files that are written] [--small]
-TIME_AND_RESULT
+About 4 minutes on two CPU cores (--small: 1); perplexity per word 113 (--small: 252), must be under 130 (300).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Sequence to sequence with attention: the pronunciation of English words. Byte pa
 espeak-ng, beam search, phoneme error rate on words that are not in the training data.
 
 usage: python demos/pronunciation/run.py [folder for the files that are written] [--small]
-TIME_AND_RESULT
+About 3 minutes on two CPU cores (--small: under 1); phoneme error rate 5 % (--small: 15 %), must be under 8 % (18 %).
 """
 
 from __future__ import annotations

