@@ -382,8 +382,10 @@ def _single_whitespace_regex(labels: Sequence[str]) -> re.Pattern[str]:
     r"""
     ``(<label>|<label>|...|\S+)(?: |$)`` with all labels, but without those alternatives that cannot change the result:
     a label without whitespace gives what ``\S+`` gives, and one whose first word is a label before it is never reached.
-    This makes it independent of the size of the vocabulary.
+    This makes it independent of the size of the vocabulary. Not if a label has a line end: ``$`` matches before the last one.
     """
+    if any("\n" in label for label in labels):
+        return re.compile(f"({'|'.join([*map(re.escape, labels), chr(92) + 'S+'])})(?: |$)")
     alternatives: list[str] = []
     before: set[str] = set()
     for label in labels:

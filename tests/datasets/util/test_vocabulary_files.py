@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from returnn._state import process_state_ctx, state
@@ -289,6 +289,7 @@ _WS_LABELS = st.lists(st.text("ab \t\n", max_size=4), min_size=1, max_size=6)
 
 @settings(max_examples=300, deadline=None)
 @given(_WS_LABELS, st.text("ab \t\n", max_size=12))
+@example(["a", "a\n"], "a\n")
 def test_single_whitespace_split_is_the_regex_of_all_labels(labels: list[str], sentence: str) -> None:
     vocab = Vocabulary(labels=[*labels, "UNK"], single_whitespace_split=True)
     full = re.compile("(" + "|".join([*map(re.escape, vocab.labels), r"\S+"]) + ")(?: |$)")
