@@ -17,6 +17,7 @@ from returnn.errors import DataFileError
 __all__ = [
     "open_text",
     "open_binary",
+    "read_text",
     "atomic_write",
     "fsync_dir",
     "maybe_make_dirs",
@@ -57,6 +58,26 @@ def open_text(
         encoding=encoding,
         errors=errors,  # type: ignore[arg-type]
     )
+
+
+def read_text(path: str) -> str:
+    """
+    :param path: as for :func:`open_binary`
+    :return: the whole text, without byte order mark
+    :raises DataFileError: no such file, it cannot be read (e.g. truncated gzip), or it is not UTF-8
+    """
+    with open_binary(path) as file:
+        try:
+            data = file.read()
+        except (OSError, EOFError) as exc:
+            raise DataFileError(f"Cannot read {path!r}: {type(exc).__name__}: {exc}.") from exc
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise DataFileError(
+            f"{path}, line {line}: the text is not UTF-8: {exc.reason}. Convert the file to UTF-8."
+        ) from exc
 
 
 @contextlib.contextmanager

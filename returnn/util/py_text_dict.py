@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 
 from returnn.errors import DataFileError
-from returnn.util.fs import atomic_write, open_binary
+from returnn.util.fs import atomic_write, read_text
 from returnn.util.literal import LiteralError, parse_literal
 
 __all__ = ["load_text_dict", "save_text_dict"]
@@ -35,7 +35,7 @@ def load_text_dict(filename: str) -> dict[str, Any]:
     :return: key -> value, in the order of the file. Any: depends on the file
     :raises DataFileError: missing, not text, no dict literal (with file and line), or keys that are not strings
     """
-    text = _read_text(filename)
+    text = read_text(filename)
     result = _parse_in_blocks(text, filename)
     if result is None:
         try:
@@ -52,19 +52,6 @@ def load_text_dict(filename: str) -> dict[str, Any]:
         if not isinstance(key, str):
             raise DataFileError(f"{filename}: expected tags (str) as keys, got {key!r} ({type(key).__name__}).")
     return result
-
-
-def _read_text(filename: str) -> str:
-    with open_binary(filename) as file:
-        try:
-            data = file.read()
-        except (OSError, EOFError) as exc:
-            raise DataFileError(f"Cannot read {filename!r}: {type(exc).__name__}: {exc}.") from exc
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        raise DataFileError(f"{filename}, line {line}: the text is not UTF-8: {exc.reason}. Convert the file.") from exc
 
 
 def _parse_in_blocks(text: str, filename: str) -> dict[Any, Any] | None:

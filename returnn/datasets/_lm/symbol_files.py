@@ -9,7 +9,7 @@ from typing import Any
 
 from returnn.errors import DataFileError
 from returnn.util import restricted_pickle
-from returnn.util.fs import open_binary
+from returnn.util.fs import open_binary, read_text
 from returnn.util.json_comments import load_json
 from returnn.util.literal import LiteralError, parse_literal
 from returnn.util.strings import parse_orthography_into_symbols
@@ -18,19 +18,6 @@ __all__ = ["load_symbol_list", "load_symbol_map", "load_replace_map", "labels_of
 
 _LITERAL_BEGIN = re.compile(r"""^\{["'].+["']:[0-9]+,""")
 _LITERAL_BEGIN_CHARS = 1024
-
-
-def _read_text(filename: str) -> str:
-    with open_binary(filename) as file:
-        try:
-            data = file.read()
-        except (OSError, EOFError) as exc:
-            raise DataFileError(f"Cannot read {filename!r}: {type(exc).__name__}: {exc}.") from exc
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        raise DataFileError(f"{filename}, line {line}: the text is not UTF-8. Convert the file to UTF-8.") from exc
 
 
 def _lines(text: str) -> list[str]:
@@ -46,7 +33,7 @@ def load_symbol_list(filename: str) -> dict[str, int]:
     :raises DataFileError: missing, no text, empty, or a symbol twice
     """
     symbols: dict[str, int] = {}
-    for idx, symbol in enumerate(_lines(_read_text(filename))):
+    for idx, symbol in enumerate(_lines(read_text(filename))):
         if symbol in symbols:
             raise DataFileError(f"{filename}, line {idx + 1}: symbol {symbol!r} is also in line {symbols[symbol] + 1}.")
         symbols[symbol] = idx
@@ -66,7 +53,7 @@ def load_symbol_map(filename: str) -> dict[str, int]:
         with open_binary(filename) as file:
             symbols = restricted_pickle.load(file, filename=filename)
     else:
-        text = _read_text(filename)
+        text = read_text(filename)
         begin = text[:_LITERAL_BEGIN_CHARS].replace("\n", "").replace("\r", "").replace(" ", "")
         symbols = _literal(text, filename) if _LITERAL_BEGIN.match(begin) else _map_of_lines(text, filename)
     if not isinstance(symbols, dict) or not symbols:
