@@ -186,7 +186,7 @@ def make_column(name: str, feature: Any, opts: Mapping[str, Any], *, where: str)
     vocab_opts = opts.get("vocab")
     vocab = None
     if vocab_opts is not None:
-        vocab = vocab_opts if isinstance(vocab_opts, Vocabulary) else Vocabulary.create_vocab(**vocab_opts)
+        vocab = Vocabulary.from_option(vocab_opts, option="vocab", where=where)
         if inferred.kind == "text":
             inferred = _Inferred("tokens", opts.get("dtype", "int32"), [None])
         inferred.labels = list(vocab.labels)

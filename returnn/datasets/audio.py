@@ -119,7 +119,9 @@ class OggZipDataset(CachedDataset2):
                 )
             )
         self.feature_extractor = self._make_feature_extractor()
-        self.targets = self._make_targets()
+        self.targets = (
+            None if targets is None else Vocabulary.from_option(targets, option="targets", where=self._where())
+        )
         self._post_process = get_post_processor_function(targets_post_process) if targets_post_process else None
         self.num_outputs = {}
         self.labels = {}
@@ -157,19 +159,6 @@ class OggZipDataset(CachedDataset2):
             if isinstance(exc, UserError) or "keyword" not in str(exc):
                 raise
             raise DatasetOptionError(self._describe(f'option "audio" is invalid: {exc}')) from exc
-
-    def _make_targets(self) -> Vocabulary | None:
-        if self._targets is None or isinstance(self._targets, Vocabulary):
-            return self._targets
-        if not isinstance(self._targets, Mapping):
-            raise DatasetOptionError(
-                self._describe(
-                    'option "targets" is invalid',
-                    expected='dict of options, e.g. {"class": "CharacterTargets", "vocab_file": ...}, or None',
-                    got=self._targets,
-                )
-            )
-        return Vocabulary.create_vocab(**self._targets)
 
     # Corpus
 

@@ -87,7 +87,7 @@ def specs_of_options(map_outputs: Mapping[str, Any], *, where: str) -> dict[str,
         vocab_opts = tensor_opts.pop("vocab", None)
         labels: Sequence[str] | None = None
         if vocab_opts is not None:
-            vocab = vocab_opts if isinstance(vocab_opts, Vocabulary) else Vocabulary.create_vocab(**vocab_opts)
+            vocab = Vocabulary.from_option(vocab_opts, option="vocab", where=f"{where}, map_outputs[{key!r}]")
             labels = vocab.labels
             tensor_opts.setdefault("sparse_dim", Dim(vocab.num_labels, name=f"{key}:vocab"))
         try:
