@@ -10,14 +10,12 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import pytest
 
-from returnn.datasets.basic import Dataset, init_dataset
-from returnn.datasets.multi_proc import MultiProcDataset
+from returnn.datasets.basic import init_dataset
 from returnn.errors import DatasetError, DatasetOptionError, WorkerError
 from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch
 from tests.datasets.proc_datasets import (
@@ -44,21 +42,6 @@ def multi_proc(dataset: Any, num_workers: int = 2, buffer_size: int = 4, **opts:
         "buffer_size": buffer_size,
         **opts,
     }
-
-
-@pytest.fixture
-def make() -> Iterator[Any]:
-    """:return: as init_dataset; the processes end after the test"""
-    datasets: list[Dataset] = []
-
-    def create(opts: Any) -> Dataset:
-        datasets.append(init_dataset(opts))
-        return datasets[-1]
-
-    yield create
-    for dataset in datasets:
-        if isinstance(dataset, MultiProcDataset):
-            dataset.close()
 
 
 def _pids(dataset: Any) -> list[int]:

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -15,7 +14,7 @@ import pytest
 
 from returnn.datasets._loading.source import known_num_seqs
 from returnn.datasets._procs.seq_blocks import BlockSender
-from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
+from returnn.datasets.basic import DatasetSeq, init_dataset
 from returnn.datasets.postprocessing import LaplaceOrdering, PostprocessingDataset, Sequential
 from returnn.errors import DatasetError, DatasetOptionError, WorkerError
 from returnn.tensor import Dim
@@ -42,21 +41,6 @@ _CASES: dict[str, Any] = json.loads((GOLDEN / "main_wrappers.json").read_text())
 def postproc(dataset: Any, **opts: Any) -> dict[str, Any]:
     """:return: dataset dict"""
     return {"class": "PostprocessingDataset", "dataset": dataset, **opts}
-
-
-@pytest.fixture
-def make() -> Iterator[Any]:
-    """:return: as init_dataset; the processes end after the test"""
-    datasets: list[Dataset] = []
-
-    def create(opts: Any) -> Dataset:
-        datasets.append(init_dataset(opts))
-        return datasets[-1]
-
-    yield create
-    for dataset in datasets:
-        if isinstance(dataset, PostprocessingDataset):
-            dataset.close()
 
 
 _GOLDEN_OPTS: dict[str, dict[str, Any]] = {
