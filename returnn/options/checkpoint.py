@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from returnn._state import state
 from returnn.errors import OptionError
-from returnn.options.registry import Option, closest_names, declare, is_given, read
+from returnn.options.dialect import is_mainline
+from returnn.options.registry import Option, closest_names, declare, read
 from returnn.options.task import TaskOptions
 from returnn.options.values import read_bool, read_int, read_path
 
@@ -261,7 +262,7 @@ class CheckpointOptions:
             load_epoch_option = "epoch"
         return cls(
             task=task_options.task,
-            mainline_dialect=is_given(config, "extern_data"),
+            mainline_dialect=is_mainline(config),
             model=read_path(config, "model", example="models/epoch"),
             num_epochs=read_int(config, "num_epochs", minimum=0),
             start_epoch=_start_epoch(read(config, "start_epoch")),
