@@ -30,7 +30,7 @@ from returnn.engine.model_files import StartPoint, optimizer_filename
 from returnn.engine.report import PassReport, format_losses
 from returnn.errors import CheckpointError, DatasetError
 from returnn.forward_iface import ForwardCallbackIface
-from returnn.frontend.run_ctx import RunCtx, init_forward_step_run_ctx, init_train_step_run_ctx
+from returnn.frontend.run_ctx import RunCtx, init_train_step_run_ctx
 from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.checkpoint import CheckpointOptions
@@ -38,16 +38,13 @@ from returnn.options.loader import LoaderOptions
 from returnn.options.model import ModelOptions
 from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
 from returnn.options.training import EngineOptions
-from returnn.torch.context import get_run_ctx
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.device import choose_device
-from returnn.torch.errors_context import add_batch_note
-from returnn.torch.forward_sink import ForwardSink
+from returnn.torch.forward_passes import ForwardPasses
 from returnn.torch.loss_steps import LossSteps
 from returnn.torch.messages import no_data_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
 from returnn.torch.optim.factory import check_optimizer_options
-from returnn.torch.precision import step_precision
 from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
 from returnn.torch.start_report import preview_learning_rate, print_scores_stored, print_start
 from returnn.torch.step_reports import StepReports
@@ -63,7 +60,7 @@ TrainCtx = RunCtx
 RawBatch = dict[str, Any]
 
 
-class Engine(LossSteps, StepReports, EngineBase):
+class Engine(LossSteps, ForwardPasses, StepReports, EngineBase):
     """Trains, evaluates and forwards a torch module. One instance per process."""
 
     FILE_POSTFIX = ".pt"
@@ -408,53 +405,6 @@ class Engine(LossSteps, StepReports, EngineBase):
         elif known:
             for eval_loader in self._eval_dataloaders.values():
                 consume_rng(eval_loader)
-
-    # ---- forwarding -------------------------------------------------------------------------------------------------
-
-    def forward(self) -> None:
-        """Run forward_step over the forward dataset; hooks before and after share the run context with the steps."""
-        assert self._model is not None and self._forward_dataloader is not None
-        sink = ForwardSink.from_config(self.config)
-        self._model.eval()
-        self.epoch = self._forward_epoch or 0
-        init_forward_step_run_ctx(device=self._device, engine=self, epoch=self._forward_epoch, step=self._train_step)
-        run_ctx = get_run_ctx()
-        print("Start Forwarding", file=log.v3)
-        start = time.time()
-        num_steps = 0
-        try:
-            with torch.no_grad(), sink, self._pass_report("forward", self._forward_dataloader) as report:
-                sink.init(run_ctx)
-                for step_idx, (data, _) in enumerate(self._steps(iter(self._forward_dataloader), name="forward")):
-                    step_start = time.time()
-                    self.run_forward_step(data, run_ctx)
-                    sink.write(run_ctx, data)
-                    self._report_step(report, step_idx, step_start, None, None)
-                    num_steps += 1
-                if not num_steps:
-                    raise DatasetError(no_data_text("forward", self._forward_dataloader, epoch=self.epoch))
-                sink.finish(run_ctx)
-        finally:
-            self.close_loaders()
-        summary = report.summary()
-        if summary:
-            print(summary, file=log.v3)
-        print(f"Finished forwarding in {time.time() - start:.3}s", file=log.v3)
-
-    def run_forward_step(self, data: RawBatch, run_ctx: RunCtx) -> None:
-        """
-        One forward step; what it computes, user code keeps or marks on the context.
-
-        :param data: raw batch, anywhere
-        :param run_ctx: init_step was called
-        """
-        assert self._forward_step_func is not None, "forward_step not defined"
-        try:
-            with step_precision(self._device, self._amp_dtype):
-                self._forward_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
-        except Exception as exc:
-            add_batch_note(exc, epoch=self.epoch, data=data)
-            raise
 
     # ---- saving -----------------------------------------------------------------------------------------------------
 
