@@ -12,31 +12,13 @@ import torch
 
 from returnn.errors import ModelError, NonFiniteGradientError, OptionError
 from returnn.log import log
-from returnn.options.loading import LoadingOptions
-from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
-from returnn.torch.checkpoint import load_file, save_file_atomic
-from returnn.torch.optim.factory import (
-    GROUP_OPTIONS,
-    OptimizerArgs,
-    OptimizerClass,
-    call_optimizer_factory,
-    check_argument_names,
-    check_multiplier,
-    check_optimizer_options,
-    construct,
-    get_optimizer_class,
-    prefers_fused,
-    split_optimizer_options,
-)
+from returnn.options.optimizer import OptimizerOptions
+from returnn.torch.optim.creation import OptimizerCreation, set_learning_rate
+from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class
 from returnn.torch.optim.gradients import found_nonfinite, gradient_noise_
-from returnn.torch.optim.param_groups import (
-    ParamGroup,
-    custom_groups,
-    weight_decay_groups,
-    wrap_user_blacklist_wd_modules,
-)
+from returnn.torch.optim.param_groups import wrap_user_blacklist_wd_modules
 from returnn.torch.optim.skipped_updates import SkippedUpdates
-from returnn.torch.optim.state import load_into, pack_state, param_names, unpack_state
+from returnn.torch.optim.state_file import OptimizerStateFile
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
 
 if TYPE_CHECKING:
@@ -68,7 +50,7 @@ class EpochUpdates:
     leftover_mode: str  # what was done with them: "carry", "drop", "flush"
 
 
-class Updater:
+class Updater(OptimizerCreation, OptimizerStateFile):
     """
     Owns the optimizer of a network.
 
@@ -139,97 +121,6 @@ class Updater:
             self._skipped = SkippedUpdates()
         return self._skipped
 
-    # --- creation
-
-    def create_optimizer(self) -> None:
-        """
-        Create :attr:`optimizer` from the option ``optimizer`` and log it.
-
-        :raises MissingOptionError: not set
-        :raises ConfigError: see :func:`check_optimizer_options`
-        """
-        self.optimizer = self._create_optimizer(read_optimizer(self.config))
-        print(f"Optimizer: {self.optimizer}", file=log.v1)
-
-    def create_grad_scaler(self) -> None:
-        """
-        Create the gradient scaler for mixed precision, if it needs one: for float16, or if ``grad_scaler`` asks for it.
-        Without mixed precision there is none.
-        """
-        amp = AmpOptions.from_config(self.config)
-        scaler_opts = None if amp is None else amp.grad_scaler
-        if amp is None and not hasattr(self.config, "typed_value"):
-            # A custom engine with mixed precision and a dict with only the optimizer's options: a scaler, as in Mini-RETURNN.
-            scaler_opts = {}
-        if scaler_opts is None:
-            self._grad_scaler = None
-            return
-        try:
-            self._grad_scaler = torch.amp.GradScaler(self._device_type(), **scaler_opts)
-        except (TypeError, AssertionError, ValueError) as exc:
-            raise OptionError(
-                "grad_scaler",
-                expected="arguments of torch.amp.GradScaler",
-                got=dict(scaler_opts),
-                todo=f"It says: {exc}",
-            ) from exc
-
-    def _device_type(self) -> str:
-        device = getattr(self, "_device", "cpu")
-        return torch.device("cuda" if device == "gpu" else device).type
-
-    def _create_optimizer(self, optimizer_opts: Any) -> torch.optim.Optimizer:
-        """
-        :param optimizer_opts: value of the option: dict, Optimizer, or function. Not changed. Any: see there
-        :return: new optimizer with the current learning rate
-        :raises ConfigError: see :func:`check_optimizer_options`
-        """
-        if isinstance(optimizer_opts, torch.optim.Optimizer):
-            return optimizer_opts
-        if callable(optimizer_opts) and not isinstance(optimizer_opts, Mapping):
-            return call_optimizer_factory(optimizer_opts, list(self.network.parameters()), self.learning_rate)
-        optimizer_class, args = split_optimizer_options(optimizer_opts)
-        multiplier = args.pop("learning_rate_multiplier", None)
-        check_multiplier(multiplier)
-        args["lr"] = self.learning_rate
-        # A subclass may take entries out of args that are only for its groups.
-        groups = list(self._get_optimizer_param_groups(optimizer_class, args))
-        for name in GROUP_OPTIONS:
-            args.pop(name, None)
-        check_argument_names(optimizer_class, {k: v for k, v in args.items() if k != "lr"})
-        if prefers_fused(optimizer_class, args, self.network):
-            args["fused"] = True
-        optimizer = construct(optimizer_class, groups, args)
-        for group in optimizer.param_groups:
-            if multiplier is not None:
-                group.setdefault("learning_rate_multiplier", multiplier)
-            check_multiplier(group.get("learning_rate_multiplier"))
-        _set_learning_rate(optimizer, self.learning_rate)
-        return optimizer
-
-    def _get_optimizer_param_groups(
-        self, optim_class: OptimizerClass, optimizer_opts: OptimizerArgs
-    ) -> list[ParamGroup]:
-        """
-        For subclasses to override.
-
-        :param optim_class:
-        :param optimizer_opts: a copy of the optimizer dict, without "class"
-        :return: parameter groups. Here: one with all parameters in the order of the network; two by weight decay if the options
-            ask for it, or in the mainline dialect
-        """
-        custom = optimizer_opts.get("param_groups_custom")
-        if custom is not None:
-            opts = {k: v for k, v in optimizer_opts.items() if k not in GROUP_OPTIONS}
-            return custom_groups(custom, self.network, optim_class, opts)
-        blacklist = optimizer_opts.get("weight_decay_modules_blacklist")
-        include_check = optimizer_opts.get("weight_decay_custom_include_check")
-        weight_decay = optimizer_opts.get("weight_decay") or 0.0
-        wants_groups = self._dialect == "mainline" or blacklist is not None or include_check is not None
-        if wants_groups and weight_decay:
-            return weight_decay_groups(self.network, weight_decay, blacklist=blacklist, include_check=include_check)
-        return [{"params": list(self.network.parameters())}]
-
     # --- learning rate
 
     def set_learning_rate(self, value: float) -> None:
@@ -238,7 +129,7 @@ class Updater:
         """
         self.learning_rate = float(value)
         if self.optimizer is not None:
-            _set_learning_rate(self.optimizer, self.learning_rate)
+            set_learning_rate(self.optimizer, self.learning_rate)
 
     def get_optimizer(self) -> torch.optim.Optimizer | None:
         """:return: the optimizer, None before :meth:`create_optimizer`"""
@@ -470,83 +361,6 @@ class Updater:
         self.optimizer.zero_grad()
         self._num_accumulated = self._group_size = 0
 
-    # --- state
-
-    def save_optimizer(self, filename: str) -> None:
-        """
-        Write the optimizer state, and what else a restart needs: scaler, gradients that are not yet applied, counters.
-
-        :param filename: e.g. "models/epoch.010.opt.pt"
-        :raises CheckpointError: cannot be written
-        """
-        assert self.optimizer is not None, "create_optimizer was not called"
-        print(f"Save optimizer under {filename}", file=log.v4)
-        save_file_atomic(self.optimizer_state_dict(), filename)
-
-    def optimizer_state_dict(self) -> dict[str, Any]:
-        """
-        :return: content of the optimizer file: the optimizer's state_dict, plus our entry "returnn". Any: see there
-        """
-        assert self.optimizer is not None, "create_optimizer was not called"
-        extra: dict[str, Any] = {
-            "param_names": param_names(self.network, self.optimizer),
-            "learning_rate": self.learning_rate,
-            "num_invalid_in_succession": self._skipped_updates.num_in_succession,
-        }
-        if self._grad_scaler is not None:
-            extra["grad_scaler"] = self._grad_scaler.state_dict()
-        if self._num_accumulated:
-            extra["accumulated"] = {
-                "num_steps": self._num_accumulated,
-                "grads": {name: p.grad.detach() for name, p in self.network.named_parameters() if p.grad is not None},
-            }
-        return pack_state(self.optimizer, extra)
-
-    def load_optimizer(self, filename: str) -> None:
-        """
-        Continue with the state of a file of :meth:`save_optimizer`, of Mini-RETURNN (bare), or of RETURNN (wrapped).
-
-        :param filename:
-        :raises CheckpointError: missing, broken, or of another optimizer or model (then also a ValueError)
-        """
-        assert self.optimizer is not None, "create_optimizer was not called"
-        print(f"Load optimizer {filename}", file=log.v4)
-        allow_unsafe = LoadingOptions.from_config(self.config).allow_unsafe
-        obj = load_file(filename, map_location=self._load_device(), weights_only=not allow_unsafe)
-        loaded = unpack_state(obj, filename)
-        for note in load_into(self.optimizer, loaded, param_names(self.network, self.optimizer)):
-            print(f"Note: {note}", file=log.v3)
-        extra = loaded.extra
-        self._skipped_updates.num_in_succession = int(extra.get("num_invalid_in_succession", 0))
-        if self._grad_scaler is not None and extra.get("grad_scaler"):
-            self._grad_scaler.load_state_dict(dict(extra["grad_scaler"]))
-        self._restore_accumulated(extra.get("accumulated"), filename)
-
-    def _load_device(self) -> torch.device:
-        for param in self.network.parameters():
-            return param.device
-        return torch.device("cpu")
-
-    def _restore_accumulated(self, accumulated: Mapping[str, Any] | None, filename: str) -> None:
-        """
-        :param accumulated: entry of the file. Any: number of steps, gradients by name
-        :param filename: for the log
-        """
-        if not accumulated:
-            return
-        if self._accum_grad_leftover != "carry":
-            print(
-                f"Note: gradients of {accumulated['num_steps']} steps in {filename} are dropped (accum_grad_leftover).",
-                file=log.v3,
-            )
-            return
-        params = dict(self.network.named_parameters())
-        for name, grad in accumulated["grads"].items():
-            param = params.get(name)
-            if param is not None and param.shape == grad.shape:
-                param.grad = grad.to(device=param.device, dtype=param.dtype)
-        self._num_accumulated = int(accumulated["num_steps"])
-
 
 def all_updaters(obj: object) -> list[Updater]:
     """
@@ -567,11 +381,6 @@ def _clear_gradients(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for param in group["params"]:
             param.grad = None
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value * group.get("learning_rate_multiplier", 1.0)
 
 
 def _found_in(norm: torch.Tensor) -> torch.Tensor:

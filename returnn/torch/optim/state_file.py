@@ -1,0 +1,110 @@
+"""The part of the updater that writes its state to a file, and goes on with that of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from returnn.log import log
+from returnn.options.loading import LoadingOptions
+from returnn.torch.checkpoint import load_file, save_file_atomic
+from returnn.torch.optim.skipped_updates import SkippedUpdates
+from returnn.torch.optim.state import load_into, pack_state, param_names, unpack_state
+
+if TYPE_CHECKING:
+    from returnn.config import Config
+
+__all__ = ["OptimizerStateFile"]
+
+
+class OptimizerStateFile:
+    """Base of the updater; uses attributes that the updater sets."""
+
+    config: Config | Mapping[str, Any]
+    learning_rate: float
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer | None
+    _grad_scaler: torch.amp.GradScaler | None
+    _accum_grad_leftover: Literal["carry", "drop", "flush"]
+    _num_accumulated: int
+
+    @property
+    def _skipped_updates(self) -> SkippedUpdates:
+        raise NotImplementedError  # by Updater
+
+    def save_optimizer(self, filename: str) -> None:
+        """
+        Write the optimizer state, and what else a restart needs: scaler, gradients that are not yet applied, counters.
+
+        :param filename: e.g. "models/epoch.010.opt.pt"
+        :raises CheckpointError: cannot be written
+        """
+        assert self.optimizer is not None, "create_optimizer was not called"
+        print(f"Save optimizer under {filename}", file=log.v4)
+        save_file_atomic(self.optimizer_state_dict(), filename)
+
+    def optimizer_state_dict(self) -> dict[str, Any]:
+        """
+        :return: content of the optimizer file: the optimizer's state_dict, plus our entry "returnn". Any: see there
+        """
+        assert self.optimizer is not None, "create_optimizer was not called"
+        extra: dict[str, Any] = {
+            "param_names": param_names(self.network, self.optimizer),
+            "learning_rate": self.learning_rate,
+            "num_invalid_in_succession": self._skipped_updates.num_in_succession,
+        }
+        if self._grad_scaler is not None:
+            extra["grad_scaler"] = self._grad_scaler.state_dict()
+        if self._num_accumulated:
+            extra["accumulated"] = {
+                "num_steps": self._num_accumulated,
+                "grads": {name: p.grad.detach() for name, p in self.network.named_parameters() if p.grad is not None},
+            }
+        return pack_state(self.optimizer, extra)
+
+    def load_optimizer(self, filename: str) -> None:
+        """
+        Continue with the state of a file of :meth:`save_optimizer`, of Mini-RETURNN (bare), or of RETURNN (wrapped).
+
+        :param filename:
+        :raises CheckpointError: missing, broken, or of another optimizer or model (then also a ValueError)
+        """
+        assert self.optimizer is not None, "create_optimizer was not called"
+        print(f"Load optimizer {filename}", file=log.v4)
+        allow_unsafe = LoadingOptions.from_config(self.config).allow_unsafe
+        obj = load_file(filename, map_location=self._load_device(), weights_only=not allow_unsafe)
+        loaded = unpack_state(obj, filename)
+        for note in load_into(self.optimizer, loaded, param_names(self.network, self.optimizer)):
+            print(f"Note: {note}", file=log.v3)
+        extra = loaded.extra
+        self._skipped_updates.num_in_succession = int(extra.get("num_invalid_in_succession", 0))
+        if self._grad_scaler is not None and extra.get("grad_scaler"):
+            self._grad_scaler.load_state_dict(dict(extra["grad_scaler"]))
+        self._restore_accumulated(extra.get("accumulated"), filename)
+
+    def _load_device(self) -> torch.device:
+        for param in self.network.parameters():
+            return param.device
+        return torch.device("cpu")
+
+    def _restore_accumulated(self, accumulated: Mapping[str, Any] | None, filename: str) -> None:
+        """
+        :param accumulated: entry of the file. Any: number of steps, gradients by name
+        :param filename: for the log
+        """
+        if not accumulated:
+            return
+        if self._accum_grad_leftover != "carry":
+            print(
+                f"Note: gradients of {accumulated['num_steps']} steps in {filename} are dropped (accum_grad_leftover).",
+                file=log.v3,
+            )
+            return
+        params = dict(self.network.named_parameters())
+        for name, grad in accumulated["grads"].items():
+            param = params.get(name)
+            if param is not None and param.shape == grad.shape:
+                param.grad = grad.to(device=param.device, dtype=param.dtype)
+        self._num_accumulated = int(accumulated["num_steps"])
