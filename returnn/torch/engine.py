@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint, optimizer_filename
-from returnn.engine.report import PassReport, format_losses
+from returnn.engine.report import PassReport
 from returnn.errors import CheckpointError, DatasetError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import RunCtx, init_train_step_run_ctx
@@ -40,14 +40,13 @@ from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimiz
 from returnn.options.training import EngineOptions
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.device import choose_device
+from returnn.torch.eval_passes import EvalPasses
 from returnn.torch.forward_passes import ForwardPasses
-from returnn.torch.loss_steps import LossSteps
 from returnn.torch.messages import no_data_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
 from returnn.torch.optim.factory import check_optimizer_options
-from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
-from returnn.torch.start_report import preview_learning_rate, print_scores_stored, print_start
-from returnn.torch.step_reports import StepReports
+from returnn.torch.restart import RestartState
+from returnn.torch.start_report import preview_learning_rate, print_start
 from returnn.torch.updater import Updater, all_updaters
 from returnn.torch.user_functions import UserFunction, takes_argument
 
@@ -60,7 +59,7 @@ TrainCtx = RunCtx
 RawBatch = dict[str, Any]
 
 
-class Engine(LossSteps, ForwardPasses, StepReports, EngineBase):
+class Engine(EvalPasses, ForwardPasses):
     """Trains, evaluates and forwards a torch module. One instance per process."""
 
     FILE_POSTFIX = ".pt"
@@ -139,6 +138,7 @@ class Engine(LossSteps, ForwardPasses, StepReports, EngineBase):
             self._load_optimizer(self._start_epoch, **args)
         assert functions.train_step is not None
         self._train_step_func = UserFunction(functions.train_step)
+        self._wrap_train_step()
 
     def init_forward(self, forward_data: Dataset | None = None) -> None:
         """
@@ -273,20 +273,24 @@ class Engine(LossSteps, ForwardPasses, StepReports, EngineBase):
         losses = LossAccumulator()
         start = time.time()
         with self._pass_report("train", self._train_dataloader) as report:
-            for step_idx, (data, run_ctx) in enumerate(self._steps(iter(self._train_dataloader), name="train")):
+            batches = self._even_batches(iter(self._train_dataloader), "train")
+            self._start_observing("train")
+            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name="train")):
                 step_start = time.time()
                 total_loss, loss_dict = self._call_run_train_step(data, run_ctx, step_idx)
                 losses.add(loss_dict, self._train_step)
-                self._report_step(report, step_idx, step_start, total_loss, losses)
+                shown = self._report_step(report, step_idx, step_start, total_loss, losses)
+                self._observe_step("train", step=step_idx, global_step=self._train_step, data=data, losses=shown)
                 self._train_step += 1
+                self._after_update(self._train_step)
             losses.fetch()
             self._check_accumulated(losses)
         print(f"Trained {losses.num_steps} steps, took {time.time() - start:.3f}s", file=log.v2)
-        self._finish_pass(report, losses, name="train")
+        scores = self._finish_pass(report, losses, name="train")
         num_skipped = sum(updater.finish_epoch().num_skipped for updater in all_updaters(self._updater))
         if num_skipped:
             print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
-        self._store_scores(losses.means())
+        self._store_scores(scores)
         if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
             self.save_model()
             self._save_optimizer()
@@ -299,112 +303,6 @@ class Engine(LossSteps, ForwardPasses, StepReports, EngineBase):
         self.learning_rate_control.set_epoch_error(self.epoch, dict(scores))
         if self._should_write_to_disk():
             self.learning_rate_control.save()
-
-    # ---- evaluation -------------------------------------------------------------------------------------------------
-
-    def eval_model(self, *, skip_already_evaluated: bool = False) -> None:
-        """
-        Evaluate all eval datasets, in order; store each one's scores at once.
-
-        :param skip_already_evaluated: leave out those that have scores of this epoch
-        """
-        names = []
-        for name, loader in self._eval_dataloaders.items():
-            if skip_already_evaluated and self._is_dataset_evaluated(name):
-                consume_rng(loader)
-            else:
-                names.append(name)
-        for name, scores in self._iter_eval_scores(names):
-            self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
-
-    def _iter_eval_scores(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
-        """:return: per eval dataset its name and the score by loss name"""
-        assert self._model is not None
-        self._model.eval()
-        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
-        for name in names:
-            yield name, self._eval_dataset(name, self._eval_dataloaders[name])
-
-    def _eval_dataset(self, name: str, loader: Loader) -> dict[str, float]:
-        """:return: score by loss name"""
-        print(f"Evaluating dataset {name!r}'", file=log.v3)
-        losses = LossAccumulator()
-        start = time.time()
-        batches = iter(loader)  # draws random numbers as torch's DataLoader does
-        # The rest of the evaluation must not change the random numbers of the next epoch: a restart, which finds the
-        # epoch evaluated already, is the same as no interruption only then.
-        with torch.no_grad(), isolated_rng(self._device), self._pass_report(f"eval {name}", loader) as report:
-            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name=name)):
-                step_start = time.time()
-                total_loss, loss_dict = self.run_eval_step(data, run_ctx)
-                losses.add(loss_dict, self._train_step)
-                self._report_step(report, step_idx, step_start, total_loss, losses)
-            losses.fetch()
-        self._finish_pass(report, losses, name=name)
-        print(f"Finished evaluating {name} in {time.time() - start:.3}s", file=log.v3)
-        return losses.means()
-
-    def init_eval_task(self) -> StartPoint:
-        """
-        Prepare the task ``eval``: eval datasets, and the model of option ``load`` or of the newest checkpoint.
-
-        :return: which checkpoint it is
-        """
-        functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
-        assert functions.train_step is not None
-        self.init_eval()
-        self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
-        start = self.get_start_point(self.config)
-        print_start(start, final_epoch=None, lr_control=None)
-        self._load_model(epoch=None, filename=start.filename)
-        self._set_precision()
-        self._train_step_func = UserFunction(functions.train_step)
-        self.epoch = self._epoch_mp_shared.value = self._forward_epoch or 0
-        return start
-
-    def eval_task(self) -> None:
-        """The task ``eval``: print the scores, and store them if the checkpoint is one of this training."""
-        start = self.init_eval_task()
-        own = start.is_own_model and self.epoch > 0
-        try:
-            for name, scores in self._iter_eval_scores(list(self._eval_dataloaders)):
-                print(f"Epoch {self.epoch} evaluation: {name}: {format_losses(scores)}", file=log.v1)
-                if own:
-                    self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
-        finally:
-            self.close_loaders()
-        print_scores_stored(own and self._should_write_to_disk(), self.learning_rate_control)
-
-    def _check_epoch_missing_eval(self) -> None:
-        """
-        At the start of a continued training: evaluate the last finished epoch on the eval datasets that have no scores
-        of it, and bring the random generators to where an uninterrupted run would have them.
-
-        :raises ConfigError: earlier epochs have no scores
-        """
-        assert self._start_epoch is not None and self.learning_rate_control is not None
-        last_epoch = self._start_epoch - 1
-        if last_epoch < 1:
-            return
-        known = self._restart.restore_rng()
-        # A loader's first iterator draws other random numbers than later ones. Of the eval loaders, the evaluation that
-        # follows here (or is only counted) was the first if only one epoch was trained.
-        resumed = self._restart.first_epoch != last_epoch
-        for eval_loader in self._eval_dataloaders.values():
-            mark_resumed(eval_loader, resumed)
-        mark_resumed(self._train_dataloader)
-        self.epoch = last_epoch
-        self._epoch_mp_shared.value = last_epoch
-        missing = missing_evals(
-            self.learning_rate_control, last_epoch=last_epoch, eval_names=list(self._eval_dataloaders)
-        )
-        if missing:
-            print(f"Last epoch model not yet evaluated on {', '.join(missing)}. Doing that now.", file=log.v3)
-            skip = {"skip_already_evaluated": True} if takes_argument(self.eval_model, "skip_already_evaluated") else {}
-            self.eval_model(**skip)
-        elif known:
-            for eval_loader in self._eval_dataloaders.values():
-                consume_rng(eval_loader)
 
     # ---- saving -----------------------------------------------------------------------------------------------------
 
@@ -445,16 +343,24 @@ class Engine(LossSteps, ForwardPasses, StepReports, EngineBase):
 
     # ---- ends of passes ---------------------------------------------------------------------------------------------
 
-    def _finish_pass(self, report: PassReport, losses: LossAccumulator, *, name: str) -> None:
+    def _finish_pass(self, report: PassReport, losses: LossAccumulator, *, name: str) -> dict[str, float]:
         """
+        :param report: of the pass
+        :param losses: of its steps
+        :param name: of the dataset
+        :return: scores by name
         :raises DatasetError: there was not a single step
         """
         loader = self._train_dataloader if name == "train" else self._eval_dataloaders.get(name)
+        losses = self._merge_losses(losses, name)
         if not losses.num_steps:
             raise DatasetError(no_data_text(name, loader, epoch=self.epoch))
-        summary = report.summary(losses.means())
+        scores = self._complete_scores(name, losses.means())
+        self._end_observing(name, scores)
+        summary = report.summary(scores)
         if summary:
             print(summary, file=log.v3)
+        return scores
 
     def close_loaders(self) -> None:
         """End all worker processes."""

@@ -18,6 +18,7 @@ from returnn.torch.batch import Batch
 from returnn.torch.device import device_type, move_to_device
 from returnn.torch.errors_context import add_batch_note
 from returnn.torch.messages import nonfinite_text
+from returnn.torch.pass_hooks import PassHooks
 from returnn.torch.precision import step_precision
 from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import Updater
@@ -26,21 +27,18 @@ from returnn.torch.user_functions import UserFunction, takes_argument
 __all__ = ["LossSteps"]
 
 
-class LossSteps:
+class LossSteps(PassHooks):
     """Base of the engine; uses attributes that the engine sets."""
 
-    epoch: int
     _options: EngineOptions
-    _device: str
     _amp_dtype: torch.dtype | None
-    _model: torch.nn.Module | None
     _train_step: int
     _train_step_func: UserFunction | None
     _train_dataloader: Any  # Loader; a custom engine may have another iterable
     _updater: Any  # Updater; custom engines put what they like here
 
     def _call_run_train_step(
-        self, data: RawBatch, run_ctx: RunCtx, step_idx: int
+        self, data: RawBatch | None, run_ctx: RunCtx, step_idx: int
     ) -> tuple[torch.Tensor, dict[str, Loss]]:
         # Custom engines written for the oldest versions have no step_idx.
         if self._run_train_step_takes_step_idx:
@@ -55,16 +53,18 @@ class LossSteps:
     def _updater_step_takes_step_idx(self) -> bool:
         return takes_argument(self._updater.step, "step_idx", num_before=1)
 
-    def run_train_step(self, data: RawBatch, run_ctx: RunCtx, step_idx: int) -> tuple[torch.Tensor, dict[str, Loss]]:
+    def run_train_step(
+        self, data: RawBatch | None, run_ctx: RunCtx, step_idx: int
+    ) -> tuple[torch.Tensor, dict[str, Loss]]:
         """
         One training step.
 
-        :param data: raw batch, anywhere
+        :param data: raw batch, anywhere. None: only other ranks have data in this step
         :param run_ctx: of this epoch, init_step was called
         :param step_idx: within the epoch, from 0
         :return: total loss (0-dim, to be minimised), losses by name
         """
-        total_loss, losses = self._compute_losses(data, run_ctx)
+        total_loss, losses = self._compute_losses(data, run_ctx, train=True)
         if not self._loss_is_usable(total_loss, losses, data):
             if isinstance(self._updater, Updater):
                 self._updater.skip_step(step_idx)
@@ -85,7 +85,7 @@ class LossSteps:
         frac = None if stats is None else stats.complete_frac
         return None if frac is None else self.epoch - 1 + frac
 
-    def run_eval_step(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
+    def run_eval_step(self, data: RawBatch | None, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
         """
         One evaluation step: as run_train_step, without update.
 
@@ -94,22 +94,38 @@ class LossSteps:
         """
         return self._compute_losses(data, run_ctx)
 
-    def _compute_losses(self, data: RawBatch, run_ctx: RunCtx) -> tuple[torch.Tensor, dict[str, Loss]]:
-        assert self._train_step_func is not None, "train_step not defined"
+    def _compute_losses(
+        self, data: RawBatch | None, run_ctx: RunCtx, *, train: bool = False
+    ) -> tuple[torch.Tensor, dict[str, Loss]]:
         try:
-            # The attribute, not an option: custom engines set it themselves.
-            with step_precision(self._device, self._amp_dtype):
-                self._train_step_func(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+            step_module = self._step_module if train else None
+            total_loss = (step_module or self._plain_step)(data, run_ctx)
         except Exception as exc:
-            add_batch_note(exc, epoch=self.epoch, data=data)
+            add_batch_note(exc, epoch=self.epoch, data=data or {})
             raise
-        return run_ctx.total_loss(), run_ctx.losses
+        return total_loss, run_ctx.losses
+
+    def _plain_step(self, data: RawBatch | None, run_ctx: RunCtx) -> torch.Tensor:
+        """
+        The step function of the config on one batch, in the precision of the options.
+
+        :param data: raw batch, anywhere
+        :param run_ctx: init_step was called
+        :return: total loss (0-dim, to be minimised)
+        """
+        step = self._train_step_func
+        assert step is not None, "train_step not defined"
+        assert data is not None, "a step without data needs a step module"
+        # The attribute, not an option: custom engines set it themselves.
+        with step_precision(self._device, self._amp_dtype):
+            step(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+        return run_ctx.total_loss()
 
     def move_data_to_device(self, data: RawBatch) -> RawBatch:
         """:return: new dict with the tensors on the device of the model"""
         return Batch(move_to_device(data, self._device))
 
-    def _loss_is_usable(self, total_loss: torch.Tensor, losses: Mapping[str, Loss], data: RawBatch) -> bool:
+    def _loss_is_usable(self, total_loss: torch.Tensor, losses: Mapping[str, Loss], data: RawBatch | None) -> bool:
         """
         On the CPU: check the losses before the weights change. On other devices the updater checks the gradients there,
         and the losses are looked at when they are fetched, so that the loop does not wait for the device.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ __all__ = ["RawBatch", "StepReports"]
 
 #: One raw batch: torch tensors and lists by key.
 RawBatch = dict[str, Any]
+
+T = TypeVar("T")
 
 
 class StepReports:
@@ -37,7 +39,7 @@ class StepReports:
         """
         raise NotImplementedError  # by LossSteps
 
-    def _steps(self, batches: Iterable[RawBatch], *, name: str) -> Iterator[tuple[RawBatch, RunCtx]]:
+    def _steps(self, batches: Iterable[T], *, name: str) -> Iterator[tuple[T, RunCtx]]:
         """:return: batches, each with the run context at the start of its step"""
         run_ctx = get_run_ctx()
         for data in with_first_batch_notice(iter(batches), what=name):
@@ -55,16 +57,18 @@ class StepReports:
         step_start: float,
         total_loss: torch.Tensor | None,
         losses: LossAccumulator | None,
-    ) -> None:
+    ) -> Mapping[str, float] | None:
+        """:return: value / norm factor by name; None: no line is due, so nothing was fetched from the device"""
         if not report.wants_numbers:
             report.step(None)
-            return
+            return None
         means = losses.last_step().means() if losses is not None else None
         if losses is not None:
             self._check_accumulated(losses)
         report.step(means)
         if log.verbose and log.verbose[5]:
             self.print_step_info(report.prefix, step, step_start, total_loss, means, report=report)
+        return means
 
     def print_step_info(
         self,

@@ -37,6 +37,14 @@ class UserFunction:
         self._has_kwargs = any(p.kind is p.VAR_KEYWORD for p in params)
         self._names = frozenset(p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
+    def takes(self, name: str, *, usual: bool = False) -> bool:
+        """
+        :param name: of a keyword argument
+        :param usual: whether functions with ``**kwargs`` expect it
+        :return: whether the function is to get it
+        """
+        return name in self._names or (usual and self._has_kwargs)
+
     def __call__(self, *args: Any, only_if_declared: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
         """
         Any: what is passed and returned is the user's business.
