@@ -31,6 +31,9 @@ class SeqOrderMixin:
     _is_top_level: bool = True
     #: Set by apply_sharding: the loader must not shard once more.
     _sharding_applied: bool = False
+    #: Set by our loader before init_seq_order: (index, count) of the part which :func:`apply_sharding` gives. None: as
+    #: the worker process says.
+    _loader_shard: tuple[int, int] | None = None
 
     name: str
     seq_ordering: str | Callable[..., str]
@@ -255,8 +258,10 @@ class SeqOrderMixin:
         """:return: whether the length-based orderings work"""
         return False
 
-    @staticmethod
-    def _worker_id_and_num_workers() -> tuple[int, int]:
+    def _own_shard(self) -> tuple[int, int]:
+        """:return: index and number of the parts, one for each loader worker of each rank"""
+        if self._loader_shard is not None:
+            return self._loader_shard
         if state.num_workers:
             return state.worker_id, state.num_workers
         torch_data = sys.modules.get("torch.utils.data")  # a plain torch DataLoader around us; never import torch here
@@ -264,17 +269,18 @@ class SeqOrderMixin:
         return (info.id, info.num_workers) if info is not None else (0, 1)
 
     def is_sharding_enabled(self) -> bool:
-        """:return: whether this process is one of several loader workers"""
-        return self._worker_id_and_num_workers()[1] > 1
+        """:return: whether this process is one of several loader workers, or ranks that load data"""
+        return self._own_shard()[1] > 1
 
     def apply_sharding(self, seq_index: SeqOrder) -> SeqOrder:
         """
         For subclasses that shard by themselves. Others are sharded by the loader.
 
         :param seq_index: order of the epoch
-        :return: every ``num_workers``-th of it in a loader worker, if this is the top-level dataset; else unchanged
+        :return: every n-th of it in one of n loader workers (of all ranks), if this is the top-level dataset; else
+            unchanged
         """
-        worker_id, num_workers = self._worker_id_and_num_workers()
+        worker_id, num_workers = self._own_shard()
         if num_workers <= 1 or not self._is_top_level:
             return seq_index
         self._sharding_applied = True

@@ -83,7 +83,7 @@ class BlockReader:
                     frames[part.key], padded[part.key] = part.frames[b], part.rows[b]
             batch["seq_idx"] = seq_idxs[start:end]
             batch["seq_tag"] = tags[start:end]
-            frac = min((int(positions[end - 1]) + 1) / total, 1.0)
+            frac = ctx.complete_frac(int(positions[end - 1]), total)
             block.batches.append(batch)
             block.infos.append(BatchInfo(end - start, frames, padded, frac))
         return block

@@ -104,7 +104,7 @@ def _complete_frac(ctx: PassContext, position: int) -> float | None:
         num_seqs = known_num_seqs(ctx.dataset, estimated=True)
     if not num_seqs:
         return None
-    return min((position + 1) / num_seqs, 1.0)
+    return ctx.complete_frac(position, num_seqs)
 
 
 def make_block(samples: list[Sample], complete_frac: float | None) -> Block:

@@ -173,7 +173,7 @@ class Planner:
         ends: list[int] = []
         num_seqs = ctx.stats.num_seqs
         for i, seq_idx in enumerate(items.seq_idx.tolist()):
-            frac = min((ctx.epoch_position(seq_idx) + 1) / num_seqs, 1.0) if num_seqs else None
+            frac = ctx.complete_frac(ctx.epoch_position(seq_idx), num_seqs) if num_seqs else None
             lengths = {**{key: values[i] for key, values in lists.items()}, **dict.fromkeys(extra, 1)}
             if state.add(lengths, SeqPosition(seq_idx, ctx.epoch, num_seqs, frac)):
                 ends.append(i)

@@ -79,9 +79,11 @@ class SourceOptions:
     :param len_filter: may be empty
     :param chunking: None: off
     :param seed: base of all randomness here
-    :param worker_id: 0 in the main process
-    :param num_workers: 0 and 1: no sharding
-    :param is_global: batches are formed in the main order, and this worker makes every num_workers-th of them
+    :param worker_id: of this rank; 0 in the main process
+    :param num_workers: of each rank; 0: the main process reads
+    :param rank: of this process in a training on many devices
+    :param num_ranks: 1: one process, or the dataset itself gives each rank its own part of the data
+    :param is_global: batches are formed in the main order, and this worker of this rank makes every n-th of them
     :param block_bytes: aim for blocks of about this size
     """
 
@@ -93,12 +95,22 @@ class SourceOptions:
     seed: int = 42
     worker_id: int = 0
     num_workers: int = 0
+    rank: int = 0
+    num_ranks: int = 1
     is_global: bool = False
     block_bytes: int = 4 * 2**20
 
     @classmethod
     def create(
-        cls, batching: BatchingOptions, *, name: str, role: Role, seed: int = 42, is_global: bool = False
+        cls,
+        batching: BatchingOptions,
+        *,
+        name: str,
+        role: Role,
+        seed: int = 42,
+        is_global: bool = False,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> SourceOptions:
         """
         :param batching: checked options
@@ -106,6 +118,8 @@ class SourceOptions:
         :param role: "incomplete" last batches are dropped only in training
         :param seed: base of all randomness here
         :param is_global: see the class
+        :param rank: see the class
+        :param num_ranks: see the class
         """
         drop_last = False if batching.drop_last == "incomplete" and role != "train" else batching.drop_last
         return cls(
@@ -116,6 +130,8 @@ class SourceOptions:
             chunking=batching.chunking,
             seed=seed,
             is_global=is_global,
+            rank=rank,
+            num_ranks=num_ranks,
         )
 
     def for_worker(self, worker_id: int, num_workers: int) -> SourceOptions:
@@ -123,15 +139,22 @@ class SourceOptions:
         return dataclasses.replace(self, worker_id=worker_id, num_workers=num_workers)
 
     @property
+    def stream(self) -> tuple[int, int]:
+        """
+        :return: (index, count) of this worker of this rank among all of them. With R ranks, worker w of rank r is
+            r + R * w: R ranks with max_seqs k see together what one process with max_seqs R * k sees
+        """
+        return self.rank + self.num_ranks * self.worker_id, self.num_ranks * max(self.num_workers, 1)
+
+    @property
     def shard(self) -> tuple[int, int]:
-        """:return: (index, count) of the shard of sequences which this worker reads"""
-        if self.is_global or self.num_workers <= 1:
-            return 0, 1
-        return self.worker_id, self.num_workers
+        """:return: (index, count) of the shard of sequences which this worker reads: every count-th from index on"""
+        return (0, 1) if self.is_global else self.stream
 
     def takes_batch(self, batch_idx: int) -> bool:
         """:return: whether this worker makes this batch of its order of batches"""
-        return not self.is_global or self.num_workers <= 1 or batch_idx % self.num_workers == self.worker_id
+        index, count = self.stream
+        return not self.is_global or batch_idx % count == index
 
 
 class PassContext:
@@ -147,9 +170,9 @@ class PassContext:
         self.options = options
         self.epoch = epoch
         self.stats = PassStats()
-        # In the global mode all workers need the same draws.
-        worker = 0 if options.is_global else options.worker_id
-        self.seeds = numpy.random.SeedSequence([abs(options.seed), max(epoch or 0, 0), worker])
+        # In the global mode all workers of all ranks need the same draws.
+        stream = 0 if options.is_global else options.stream[0]
+        self.seeds = numpy.random.SeedSequence([abs(options.seed), max(epoch or 0, 0), stream])
         self.rng = numpy.random.default_rng(self.seeds)
         self.shard_index, self.shard_count = options.shard
         self.position: int | None = None  # of the sequence at work, for errors
@@ -160,6 +183,7 @@ class PassContext:
         """Bring the dataset to the epoch."""
         if hasattr(self.dataset, "_sharding_applied"):
             self.dataset._sharding_applied = False
+            self.dataset._loader_shard = self.options.shard
         if hasattr(self.dataset, "set_random_per_seq"):  # else a class of the user with the methods to read alone
             self.dataset.set_random_per_seq(True)
         self.dataset.init_seq_order(epoch=self.epoch)
@@ -178,6 +202,17 @@ class PassContext:
     def epoch_position(self, seq_idx: int) -> int:
         """:return: position in the dataset's epoch of this shard's sequence"""
         return seq_idx * self.shard_count + self.shard_index
+
+    def complete_frac(self, position: int, num_seqs: int) -> float:
+        """
+        :param position: in the dataset's epoch
+        :param num_seqs: of the epoch
+        :return: how much of the epoch is done with this sequence, 0 to 1. The same for all ranks at the same index in
+            their shards, so that what depends on it (e.g. a learning rate) is the same too
+        """
+        if self.shard_count > 1:
+            position += self.options.num_ranks - 1 - self.options.rank
+        return min((position + 1) / num_seqs, 1.0)
 
     def check_keys(self, known: Sequence[str]) -> None:
         """Note limits for keys that no data has. :param known: keys of the data"""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy
 import torch
 
+from returnn._state import state
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
+from returnn.datasets._loading.ranks import data_rank, num_seqs_of_rank
 from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
 from returnn.errors import ConfigError, DatasetError, ReturnnError
 from returnn.log import log
@@ -51,6 +53,8 @@ def create_loader(
     seed: int = 42,
     resumed: bool = False,
     pin_memory: bool = False,
+    rank: int | None = None,
+    num_ranks: int | None = None,
 ) -> Loader:
     """
     :param dataset: what to load. With workers, copies of it are used
@@ -62,6 +66,8 @@ def create_loader(
     :param seed: for random chunk starts, and for numpy's and Python's generators in workers
     :param resumed: see :class:`Loader`
     :param pin_memory: what to do if the options do not say
+    :param rank: which part of the data to read. None: that of this process
+    :param num_ranks: number of parts. None: number of the processes that train together
     :raises ConfigError: the options do not fit to the role or the dataset
     """
     loader = loader or LoaderOptions(num_workers=0)
@@ -93,8 +99,16 @@ def create_loader(
             f"Dataset {name!r} is a {type(dataset).__name__}, the number of workers is {loader.num_workers}. "
             'Set num_workers_per_gpu to 1 or 0, or worker_batching = "global".'
         )
+    is_global = loader.worker_batching == "global"
+    rank, num_ranks = data_rank(
+        dataset,
+        state.rank if rank is None else rank,
+        state.world_size if num_ranks is None else num_ranks,
+        name=name,
+        is_global=is_global,
+    )
     options = SourceOptions.create(
-        batching, name=name, role=role, seed=seed, is_global=loader.worker_batching == "global"
+        batching, name=name, role=role, seed=seed, is_global=is_global, rank=rank, num_ranks=num_ranks
     )
     shuffling = batching.online_shuffle if role == "train" else None
     pin = pin_memory if loader.pin_memory is None else loader.pin_memory
@@ -234,7 +248,7 @@ class Loader:
         start = time.perf_counter()
         try:
             for block, pass_stats in blocks:
-                stats.num_seqs = pass_stats.num_seqs
+                stats.num_seqs = self._num_seqs(pass_stats)
                 stats.num_seqs_dropped = pass_stats.dropped
                 self._show_notes(pass_stats)
                 for batch, info in zip(block.batches, block.infos, strict=True):
@@ -249,6 +263,13 @@ class Loader:
                     start = time.perf_counter()
         finally:
             blocks.close()  # type: ignore[attr-defined]
+
+    def _num_seqs(self, pass_stats: PassStats) -> int | None:
+        """:return: sequences of this rank in the epoch. With global batches, which all ranks form: of all of them"""
+        options = self.options
+        if options.num_ranks == 1 or options.is_global or pass_stats.is_shard:
+            return pass_stats.num_seqs
+        return num_seqs_of_rank(pass_stats.num_seqs, options.rank, options.num_ranks)
 
     def _show_notes(self, pass_stats: PassStats) -> None:
         for note in pass_stats.notes:

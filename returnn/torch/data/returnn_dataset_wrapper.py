@@ -99,6 +99,7 @@ class ReturnnDatasetIterDataPipe(torch.utils.data.IterableDataset):
         if worker is not None and worker.num_workers > 1:
             state.worker_id, state.num_workers = worker.id, worker.num_workers
         self._dataset._sharding_applied = False
+        self._dataset._loader_shard = None
         self._reset_callback()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
