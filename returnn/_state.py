@@ -36,6 +36,11 @@ class ProcessState:
     # Rank of this process and number of ranks; set at start-up from the launcher's environment.
     rank: int = 0
     world_size: int = 1
+    # Set by returnn.torch.distributed.context.init_distributed, read by its get_distributed. Any: a higher layer.
+    distributed: Any = None
+    # The connection to the other ranks that tells who failed first (returnn.torch.distributed.watchdog.RankWatch; Any: a
+    # higher layer). None: one process, or not yet connected. Set by start_rank_watch, ended by returnn.cli.rank_end.
+    rank_watch: Any = None
     # Set in a loader worker process. Read by Dataset.is_sharding_enabled / apply_sharding.
     # in_worker is set before the dataset is unpickled: datasets do not repeat log lines there. num_workers stays 0
     # with worker_batching "global".

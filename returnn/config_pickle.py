@@ -25,6 +25,7 @@ _STATE_FIELDS_NOT_SENT = (
     "quitting",
     "in_worker",
     "file_caches",
+    "distributed",
 )
 
 

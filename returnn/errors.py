@@ -30,6 +30,7 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteGradientError",
     "WorkerError",
+    "DistributedError",
     "ModelError",
     "describe",
 ]
@@ -208,3 +209,7 @@ class NonFiniteGradientError(UserError, RuntimeError):
 
 class WorkerError(UserError, RuntimeError):
     """A data loader process failed or was killed."""
+
+
+class DistributedError(UserError, RuntimeError):
+    """The processes of a distributed run do not come together, or do not do the same."""

@@ -171,11 +171,6 @@ _later(
     instead="SIGTERM ends a run in order, and the next run continues from the newest checkpoint",
 )
 _later(
-    *("sort_dataset", "forward_auto_split_batch_on_oom"),
-    doc="Order and size of batches in the task forward.",
-    instead='It comes later; until then set "seq_ordering" in the dataset dict, and a smaller batch_size',
-)
-_later(
     "lm_dataset_debug_limit_line_count",
     doc="For debugging: only the first lines of each text file.",
     instead="Write these lines to a file of their own (head -n 1000), or name them by seq_list_filter_file in the dataset dict",
@@ -209,18 +204,6 @@ _refused(
     *("SprintInterfacePythonFeatureScorer", "sprint_interface_loss", "sprint_trainer_exec_path", "sprint_opts"),
     doc="Interface to RASR/Sprint processes.",
     instead="RASR processes are out of scope; dump the data to HDF files first and use HDFDataset",
-)
-_refused(
-    "torch_distributed",
-    types="dict",
-    doc="Training on many devices with torch.distributed.",
-    instead="It comes later; until then remove the option and train in one process",
-)
-_refused(
-    "forward_callback",
-    types="ForwardCallbackIface | callable",
-    doc="Object that gets the outputs of the task forward, one sequence at a time.",
-    instead="It comes later; until then use forward_init_hook, forward_step and forward_finish_hook",
 )
 _refused(
     "default_float_dtype",

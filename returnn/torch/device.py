@@ -17,9 +17,10 @@ class DeviceError(ConfigError, RuntimeError):
     """The wanted device is not there."""
 
 
-def choose_device(requested: str | None) -> str:
+def choose_device(requested: str | None, *, local_rank: int | None = None) -> str:
     """
     :param requested: option ``device``; the environment variable PT_DEVICE goes first. None: cuda if available, else cpu
+    :param local_rank: of several processes on this machine: each gets another GPU, unless a number is requested
     :return: e.g. "cpu", "cuda", "cuda:1"
     :raises ConfigError: not available here, or no such device
     """
@@ -28,6 +29,8 @@ def choose_device(requested: str | None) -> str:
         requested, source = os.environ["PT_DEVICE"], "environment variable PT_DEVICE"
     if requested is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and local_rank is not None:
+            device = _cuda_of_rank(local_rank)
         print(f"Using device: {device} (automatic; set the option device to choose)", file=log.v2)
         return device
     device = requested.strip().lower()
@@ -48,6 +51,9 @@ def choose_device(requested: str | None) -> str:
                 f"torch {torch.__version__}, CUDA_VISIBLE_DEVICES = {visible!r}.) "
                 'Check the driver and the job\'s GPU request, or set device = "cpu".'
             )
+        if parsed.index is None and local_rank is not None:
+            device = _cuda_of_rank(local_rank)
+            parsed = torch.device(device)
         if parsed.index is not None and parsed.index >= torch.cuda.device_count():
             raise DeviceError(
                 f"No GPU device found with index {parsed.index} (device = {requested!r} from {source}): "
@@ -59,6 +65,23 @@ def choose_device(requested: str | None) -> str:
         raise DeviceError(f'device = {requested!r} ({source}) is not available here. Set device = "cpu".')
     print(f"Using device: {device} ({source})", file=log.v2)
     return device
+
+
+def _cuda_of_rank(local_rank: int) -> str:
+    """
+    :return: the GPU of that process. If only one is visible, it is this one: launchers may show each process its own
+    :raises DeviceError: there are fewer GPUs than processes on this machine
+    """
+    num_devices = torch.cuda.device_count()
+    index = local_rank if num_devices > 1 else 0
+    if index >= num_devices:
+        raise DeviceError(
+            f"Local rank {local_rank} has no GPU: there are {num_devices} on this machine "
+            f"(CUDA_VISIBLE_DEVICES = {os.environ.get('CUDA_VISIBLE_DEVICES')!r}). Start at most {num_devices} processes on it "
+            '(torchrun: --nproc-per-node), or set device = "cpu".'
+        )
+    torch.cuda.set_device(index)  # for code that says just "cuda"
+    return f"cuda:{index}"
 
 
 @functools.cache

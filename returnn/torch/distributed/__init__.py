@@ -1,0 +1,1 @@
+"""Training with several processes: start, gradients, uneven data, sharded models, failures."""
