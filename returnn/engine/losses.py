@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from returnn.frontend.run_ctx import Loss, Scalar
+from returnn.frontend.loss import Loss, Scalar
 
 __all__ = ["LossAccumulator", "StepLosses"]
 
@@ -47,6 +47,8 @@ class LossAccumulator:
         self.nonfinite_steps: list[int] = []
         #: number of steps added
         self.num_steps = 0
+        #: names of the losses that are errors (``as_error``) rather than losses
+        self.errors: set[str] = set()
 
     def add(self, losses: Mapping[str, Loss], step: int) -> None:
         """
@@ -56,6 +58,7 @@ class LossAccumulator:
         :param step: number that :attr:`nonfinite_steps` shows
         """
         self.num_steps += 1
+        self.errors.update(name for name, x in losses.items() if x.as_error)
         self._pending.append((step, {name: (x.loss.detach(), x.inv_norm_factor) for name, x in losses.items()}))
         if len(self._pending) >= _MAX_PENDING_STEPS:
             self.fetch()

@@ -1,8 +1,9 @@
 """
 The run context: what a step function tells the engine (losses, outputs), and what it may ask (epoch, step, stage).
 
-One class for both config dialects. ``returnn.torch.context`` gives the same objects under Mini's argument names.
-Which semantics a loss has is decided by the form of its ``mark_as_loss`` call, see :func:`RunCtx.mark_as_loss`.
+One class family for both config dialects. The contexts made here are of the mainline dialect: the methods of losses and
+``total_loss()`` give a `Tensor`. Those of :mod:`returnn.torch.context` are of Mini's: they give torch tensors.
+Both have the union of the members, and take both forms of ``mark_as_loss``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from returnn._state import state
 from returnn.errors import ModelError
-from returnn.frontend.axes import AxisSpec, masked_sum_and_count, resolve_dims
+from returnn.frontend.axes import AxisSpec
+from returnn.frontend.loss import Loss, Scalar, make_loss
+from returnn.frontend.outputs import make_output
 from returnn.tensor import Tensor, TensorDict
 
 if TYPE_CHECKING:
@@ -25,87 +28,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Loss",
     "RunCtx",
+    "Scalar",
     "get_run_ctx",
     "get_run_ctx_step",
     "init_forward_step_run_ctx",
     "init_load_run_ctx",
     "init_train_step_run_ctx",
     "reset_run_ctx",
+    "set_run_ctx",
 ]
-
-#: A number, or a 0-dim tensor on the device.
-Scalar = Union[int, float, torch.Tensor]  # noqa: UP007 (evaluated at run time)
-
-
-class Loss:
-    """
-    One marked loss of one step.
-
-    ``loss`` is the sum over all valid elements (0-dim tensor), ``inv_norm_factor`` the number of elements it was summed
-    over (None: not given, counts as 1). Reports show loss / inv_norm_factor; ``scale`` is not part of them.
-    """
-
-    def __init__(
-        self,
-        loss: torch.Tensor,
-        name: str,
-        scale: float = 1.0,
-        inv_norm_factor: Scalar | None = None,
-        *,
-        as_error: bool = False,
-        use_normalized_loss: bool = True,
-        dims: tuple[Any, ...] = (),
-    ):
-        """
-        :param loss: 0-dim, summed
-        :param name: for reports and score keys
-        :param scale: factor for the optimised value
-        :param inv_norm_factor: number or 0-dim tensor
-        :param as_error: only reported, never optimised
-        :param use_normalized_loss: optimise loss / inv_norm_factor, else loss
-        :param dims: axes that were summed over. Any: Dim
-        """
-        self.loss = loss
-        self.name = name
-        self.scale = scale
-        self.inv_norm_factor = inv_norm_factor
-        self.as_error = as_error
-        self.use_normalized_loss = use_normalized_loss
-        self.dims = dims
-
-    def __repr__(self) -> str:
-        return f"<Loss {self.name!r} {self.loss} / {self.inv_norm_factor}, scale {self.scale}>"
-
-    def get_summed_loss(self) -> torch.Tensor:
-        """:return: 0-dim, sum over all valid elements"""
-        return self.loss
-
-    def get_inv_norm_factor(self) -> Scalar:
-        """:return: number of elements, 1 if not given"""
-        return 1 if self.inv_norm_factor is None else self.inv_norm_factor
-
-    def get_mean_loss(self) -> torch.Tensor:
-        """:return: 0-dim, loss / inv_norm_factor; a factor of zero counts as 1"""
-        norm = self.inv_norm_factor
-        if norm is None:
-            return self.loss
-        if isinstance(norm, torch.Tensor):
-            if norm.device.type == "cpu":
-                if norm.item() == 0:
-                    return self.loss
-            else:  # no synchronisation with the device
-                norm = torch.where(norm == 0, torch.ones_like(norm), norm)
-            return self.loss / norm
-        return self.loss / norm if norm else self.loss
-
-    def get_scaled_reduced_loss(self) -> torch.Tensor:
-        """:return: 0-dim, the value to optimise"""
-        if not self.use_normalized_loss:
-            return self.loss * self.scale
-        if self.scale == 1.0:
-            return self.get_mean_loss()
-        scaled = Loss(self.loss * self.scale, self.name, inv_norm_factor=self.inv_norm_factor)
-        return scaled.get_mean_loss()
 
 
 class RunCtx:
@@ -113,6 +44,8 @@ class RunCtx:
     State of one step, or (Mini's engine) of the steps of one epoch. User code may put any attribute on it;
     in the forward task the same object lives from ``forward_init_hook`` over all steps to ``forward_finish_hook``.
     """
+
+    _loss_class: type[Loss] = Loss
 
     def __init__(
         self,
@@ -301,24 +234,35 @@ class RunCtx:
                 )
             if isinstance(inv_norm_factor, torch.Tensor) and inv_norm_factor.ndim:
                 inv_norm_factor = inv_norm_factor.sum()
-            self.losses[name] = Loss(
+            self.losses[name] = self._loss_class(
                 loss.reshape(()) if loss.ndim else loss, name, scale, inv_norm_factor, as_error=as_error
             )
             return
-        resolved = resolve_dims(loss, dims, name=name)
-        summed, count = masked_sum_and_count(loss, resolved, name=name)
-        norm: Scalar | None = count if resolved else None
-        if custom_inv_norm_factor is not None:
-            norm = _sum_norm_factor(custom_inv_norm_factor, name=name)
-        self.losses[name] = Loss(
-            summed, name, scale, norm, as_error=as_error, use_normalized_loss=use_normalized_loss, dims=resolved
+        self.losses[name] = make_loss(
+            self._loss_class,
+            loss,
+            name,
+            dims=dims,
+            custom_inv_norm_factor=custom_inv_norm_factor,
+            scale=scale,
+            as_error=as_error,
+            use_normalized_loss=use_normalized_loss,
         )
 
-    def total_loss(self) -> torch.Tensor:
+    def total_loss(self) -> Any:
         """
-        :return: 0-dim float32: the value to optimise
+        :return: 0-dim, the value to optimise: a Tensor, its value a torch tensor of the dtype of the losses; in Mini's
+            dialect a torch tensor, float32. Zero if all losses are excluded by scale or as_error. Any: because of that
         :raises ModelError: wrong stage, or no loss was marked
         """
+        raw = self.total_loss_raw()
+        return Tensor("total_loss", (), str(raw.dtype).removeprefix("torch."), raw_tensor=raw)
+
+    def total_loss_raw(self) -> torch.Tensor:
+        """:return: as total_loss, a torch tensor in each dialect"""
+        return self._sum_losses(None)
+
+    def _sum_losses(self, dtype: torch.dtype | None) -> torch.Tensor:
         if self._stage != "train_step":
             raise ModelError(f"total_loss() was called in stage {self._stage!r}, expected 'train_step'.")
         if not self.losses:
@@ -330,9 +274,9 @@ class RunCtx:
         for loss in self.losses.values():
             if loss.scale == 0.0 or loss.as_error:
                 continue
-            value = loss.get_scaled_reduced_loss()
-            if value.dtype != torch.float32:
-                value = value.float()
+            value = loss.scaled_reduced_raw()
+            if dtype is not None and value.dtype != dtype:
+                value = value.to(dtype)
             total = value if total is None else total + value
         if total is None:
             return torch.zeros((), device=self._device)
@@ -346,36 +290,19 @@ class RunCtx:
 
         :param tensor: axis 0 is the batch, unless dims say otherwise
         :param name: unique in the step
-        :param dims: per axis: static size, Dim, or lengths per sequence [B] (so that padding can be cut off).
-            None: the expected dims, if any; else all axes but the batch are static
-        :raises ModelError: wrong stage, name marked twice or not expected, shapes that do not fit
+        :param dims: per axis: Dim, static size, or lengths per sequence [B] (so that padding can be cut off).
+            None: the expected dims, if any; else of a raw tensor all axes but the batch are static, and a Tensor is put
+            into the order batch, time, other
+        :raises ModelError: wrong stage, name marked twice or not expected; dims, dtype or sparse_dim that do not fit
         """
         if self._stage != "forward_step":
             raise ModelError(
-                f"mark_as_output({name!r}) was called in stage {self._stage!r}. Outputs belong into forward_step; "
+                f"mark_as_output: {name!r} was marked in stage {self._stage!r}. Outputs belong into forward_step; "
                 "in train_step use mark_as_loss."
             )
         if name in self.outputs:
             raise ModelError(f"mark_as_output: the output {name!r} was marked already in this step. Use another name.")
-        expected = self._expected_output(name)
-        if isinstance(tensor, Tensor):
-            dims = tensor.dims if dims is None else dims
-            tensor = tensor.raw_tensor
-        if not isinstance(tensor, torch.Tensor):
-            raise ModelError(f"mark_as_output: {name!r} is {type(tensor).__name__}, expected a torch tensor.")
-        if dims is None and expected is not None:
-            dims = expected.dims
-        resolved = resolve_dims(tensor, dims, name=name)
-        dtype = str(tensor.dtype).split(".")[-1]
-        if expected is not None:
-            if len(expected.dims) != len(resolved) or any(
-                e.size != r.size or e.is_batch_dim() != r.is_batch_dim()
-                for e, r in zip(expected.dims, resolved, strict=True)
-            ):
-                raise ModelError(f"mark_as_output: {name!r} has dims {list(resolved)}, expected {list(expected.dims)}.")
-            if expected.dtype != dtype:
-                raise ModelError(f"mark_as_output: {name!r} has dtype {dtype}, expected {expected.dtype}.")
-        self.outputs.data[name] = Tensor(name, resolved, dtype, raw_tensor=tensor)
+        self.outputs.data[name] = make_output(tensor, name, dims=dims, expected=self._expected_output(name))
 
     def _expected_output(self, name: str) -> Tensor | None:
         if self.expected_outputs is None:
@@ -396,17 +323,9 @@ class RunCtx:
         """
         if self.expected_outputs is not None and set(self.outputs.data) != set(self.expected_outputs.data):
             raise ModelError(
-                f"forward_step marked the outputs {sorted(self.outputs.data)}, "
-                f"expected {sorted(self.expected_outputs.data)}."
+                f"forward_step marked the outputs {sorted(self.outputs.data)}, expected (by the option model_outputs) are "
+                f"{sorted(self.expected_outputs.data)}. Call run_ctx.mark_as_output(tensor, name) for each of them."
             )
-
-
-def _sum_norm_factor(factor: Scalar | Tensor, *, name: str) -> Scalar:
-    if isinstance(factor, Tensor):
-        return masked_sum_and_count(factor.raw_tensor, factor.dims, name=f"{name} (custom_inv_norm_factor)")[0]
-    if isinstance(factor, torch.Tensor):
-        return factor.sum() if factor.ndim else factor
-    return factor
 
 
 def reset_run_ctx() -> None:
@@ -414,41 +333,57 @@ def reset_run_ctx() -> None:
     state.run_ctx = None
 
 
-def _init_run_ctx(ctx: RunCtx) -> None:
+def set_run_ctx(ctx: RunCtx) -> None:
+    """Make it the current context of the process."""
     state.run_ctx = ctx
 
 
 def init_load_run_ctx(
-    device: str | torch.device | None = None, engine: EngineBase | None = None, epoch: int | None = None
+    *, device: str | torch.device | None = None, engine: EngineBase | None = None, epoch: int | None = None
 ) -> None:
     """New context for get_model; its global_step is None."""
-    _init_run_ctx(RunCtx(stage="load", device=device, engine=engine, epoch=epoch, step=None))
+    set_run_ctx(RunCtx(stage="load", device=device, engine=engine, epoch=epoch, step=None))
 
 
 def init_train_step_run_ctx(
-    device: str | torch.device | None = None,
-    engine: EngineBase | None = None,
-    epoch: int | None = 1,
     *,
     train_flag: bool = True,
     step: int = 0,
+    epoch: int | None = 1,
+    device: str | torch.device | None = None,
+    engine: EngineBase | None = None,
 ) -> None:
-    """New context for train_step, in training (train_flag) or evaluation."""
-    _init_run_ctx(
-        RunCtx(stage="train_step", device=device, engine=engine, epoch=epoch, train_flag=train_flag, step=step)
-    )
+    """
+    New context for train_step.
+
+    :param train_flag: training, else evaluation
+    :param step: global step, from 0
+    :param epoch: from 1
+    :param device: of the model
+    :param engine: that runs the step
+    """
+    set_run_ctx(RunCtx(stage="train_step", device=device, engine=engine, epoch=epoch, train_flag=train_flag, step=step))
 
 
 def init_forward_step_run_ctx(
-    device: str | torch.device | None = None,
-    engine: EngineBase | None = None,
-    epoch: int | None = 1,
     *,
     expected_outputs: TensorDict | None = None,
     step: int = 0,
+    epoch: int | None = 1,
+    device: str | torch.device | None = None,
+    engine: EngineBase | None = None,
 ) -> None:
-    """New context for forward_step."""
-    _init_run_ctx(
+    """
+    New context for forward_step.
+
+    :param expected_outputs: templates (option model_outputs). Call its ``reset_content()`` before each batch, before the
+        batch becomes extern_data, so that no lengths of the last one stay
+    :param step: of the checkpoint
+    :param epoch: of the checkpoint
+    :param device: of the model
+    :param engine: that runs the step
+    """
+    set_run_ctx(
         RunCtx(
             stage="forward_step",
             device=device,
@@ -463,7 +398,7 @@ def init_forward_step_run_ctx(
 def get_run_ctx() -> RunCtx:
     """:return: the current context; without one: a context of stage "init", created now"""
     if state.run_ctx is None:
-        _init_run_ctx(RunCtx(stage="init"))
+        set_run_ctx(RunCtx(stage="init"))
     ctx: RunCtx = state.run_ctx
     return ctx
 

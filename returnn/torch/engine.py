@@ -30,7 +30,7 @@ from returnn.engine.model_files import StartPoint, optimizer_filename
 from returnn.engine.report import PassReport
 from returnn.errors import CheckpointError, DatasetError
 from returnn.forward_iface import ForwardCallbackIface
-from returnn.frontend.run_ctx import RunCtx, init_train_step_run_ctx
+from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.checkpoint import CheckpointOptions
@@ -38,6 +38,7 @@ from returnn.options.loader import LoaderOptions
 from returnn.options.model import ModelOptions
 from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
 from returnn.options.training import EngineOptions
+from returnn.torch.context import init_train_step_run_ctx
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.device import choose_device
 from returnn.torch.eval_passes import EvalPasses

@@ -12,9 +12,8 @@ import torch
 from returnn.config import Config
 from returnn.datasets.basic import Dataset
 from returnn.errors import ModelError
-from returnn.frontend.run_ctx import init_forward_step_run_ctx
 from returnn.options.registry import closest_names
-from returnn.torch.context import get_run_ctx
+from returnn.torch.context import get_run_ctx, init_forward_step_run_ctx
 from returnn.torch.engine import Engine
 from returnn.torch.inspection import as_numpy
 

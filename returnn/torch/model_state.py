@@ -12,7 +12,6 @@ import returnn
 from returnn.config import Config
 from returnn.engine.model_files import epoch_of_filename
 from returnn.errors import CheckpointError, ModelError
-from returnn.frontend.run_ctx import init_load_run_ctx
 from returnn.log import log
 from returnn.options.checkpoint import CheckpointOptions
 from returnn.options.loading import LoadingOptions
@@ -25,6 +24,7 @@ from returnn.torch.checkpoint import (
     load_model_state,
     save_file_atomic,
 )
+from returnn.torch.context import init_load_run_ctx
 from returnn.torch.preload import Preloads
 from returnn.torch.restart import RestartState
 from returnn.torch.user_functions import UserFunction

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import returnn.frontend as rf
 from returnn._state import process_state_ctx
 from returnn.errors import ModelError
-from returnn.frontend.run_ctx import Loss, RunCtx
+from returnn.frontend.run_ctx import RunCtx
 from returnn.tensor import Dim, Tensor, batch_dim
 from returnn.torch import context
 
@@ -22,8 +22,8 @@ GOLDEN = os.path.join(os.path.dirname(__file__), "..", "golden", "06-engine", "r
 LENS = torch.tensor([3, 2], dtype=torch.int32)
 
 
-def _train_ctx() -> RunCtx:
-    ctx = RunCtx(stage="train_step", device="cpu", train_flag=True)
+def _train_ctx(dialect: type[RunCtx] = context.RunCtx) -> RunCtx:
+    ctx = dialect(stage="train_step", device="cpu", train_flag=True)
     ctx.init_step(0)
     return ctx
 
@@ -38,12 +38,13 @@ def _sizes_tensor() -> Tensor:
 
 BT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 100.0]])
 BTF = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
+GOLDEN_ROWS = dict(json.load(open(GOLDEN)))
 #: golden row name -> raw loss, arguments
 GOLDEN_CASES: dict[str, tuple[torch.Tensor, dict[str, Any]]] = {
     "raw [B,T] dims=[batch,time]": (BT, {"dims": [batch_dim, _time_dim()]}),
-    "raw [B,T] use_normalized_loss": (BT, {"dims": [batch_dim, LENS], "use_normalized_loss": True}),
-    "raw [B,T] scale=0.5": (BT, {"dims": [2, LENS], "scale": 0.5}),
-    "raw [B,T] scale=0.5 norm": (BT, {"dims": [2, LENS], "scale": 0.5, "use_normalized_loss": True}),
+    "raw [B,T] use_normalized_loss": (BT, {"dims": [batch_dim, _time_dim()], "use_normalized_loss": True}),
+    "raw [B,T] scale=0.5": (BT, {"dims": [2, _time_dim()], "scale": 0.5}),
+    "raw [B,T] scale=0.5 norm": (BT, {"dims": [2, _time_dim()], "scale": 0.5, "use_normalized_loss": True}),
     "raw [B,T,F]": (BTF, {"dims": [batch_dim, _time_dim(), Dim(4, name="feat")], "use_normalized_loss": True}),
     "raw [B] dims=[batch]": (torch.tensor([6.0, 9.0]), {"dims": [batch_dim], "use_normalized_loss": True}),
     "raw [B] custom_inv_norm=time sizes": (
@@ -52,38 +53,51 @@ GOLDEN_CASES: dict[str, tuple[torch.Tensor, dict[str, Any]]] = {
     ),
     "raw [B] custom_inv_norm=get_size_tensor, not normalized": (
         torch.tensor([6.0, 9.0]),
-        {"dims": [batch_dim], "custom_inv_norm_factor": LENS},
+        {"dims": [batch_dim], "custom_inv_norm_factor": _time_dim().get_size_tensor()},
+    ),
+    "raw [B] custom_inv_norm raw torch": (
+        torch.tensor([6.0, 9.0]),
+        {"dims": [batch_dim], "custom_inv_norm_factor": LENS, "use_normalized_loss": True},
     ),
     "scalar raw no dims": (torch.tensor(6.0), {}),
     "scalar raw dims=[]": (torch.tensor(6.0), {"dims": []}),
     "raw vector no dims": (torch.tensor([6.0, 9.0]), {}),
-    "as_error": (BT, {"dims": [batch_dim, LENS], "as_error": True}),
+    "as_error": (BT, {"dims": [batch_dim, _time_dim()], "as_error": True}),
     "int raw": (torch.tensor([1, 0]), {"dims": [batch_dim]}),
-    "use_flatten_frames False": (BT, {"dims": [batch_dim, LENS], "use_flatten_frames": False}),
+    "use_flatten_frames False": (BT, {"dims": [batch_dim, _time_dim()], "use_flatten_frames": False}),
     "scalar custom_inv Tensor scalar": (
         torch.tensor(6.0),
         {"custom_inv_norm_factor": Tensor("n", [], "int32", raw_tensor=torch.tensor(4)), "use_normalized_loss": True},
     ),
-    "scale 0": (BT, {"dims": [batch_dim, LENS], "scale": 0.0}),
+    "scale 0": (BT, {"dims": [batch_dim, _time_dim()], "scale": 0.0}),
     "scalar scale 0": (torch.tensor(6.0), {"scale": 0.0}),
 }
 
 
+def _number(value: Any) -> float:
+    return float(getattr(value, "raw_tensor", value))
+
+
+@pytest.mark.parametrize("dialect", [RunCtx, context.RunCtx], ids=["mainline", "mini"])
 @pytest.mark.parametrize("row", json.load(open(GOLDEN)), ids=lambda row: row[0])
-def test_golden_losses(row: tuple[str, Any]) -> None:
+def test_golden_losses(row: tuple[str, Any], dialect: type[RunCtx]) -> None:
     name, expected = row
-    if isinstance(expected, str):  # upstream refuses a raw factor; ours takes it, see the case below it
-        assert "custom_inv_norm raw torch" in name
-        return
+    if isinstance(expected, str):  # upstream refuses a raw factor; ours takes it, as any other
+        name, expected = "raw [B] custom_inv_norm raw torch", dict(GOLDEN_ROWS["raw [B] custom_inv_norm=time sizes"])
     raw, args = GOLDEN_CASES[name]
-    ctx = _train_ctx()
+    ctx = _train_ctx(dialect)
     ctx.mark_as_loss(raw, "x", **args)
     loss = ctx.losses["x"]
-    assert float(loss.get_summed_loss()) == expected["summed"]
-    assert float(loss.get_mean_loss()) == expected["mean"]
-    assert float(loss.get_inv_norm_factor()) == expected["inv_norm"]
-    assert float(loss.get_scaled_reduced_loss()) == expected["scaled_reduced"]
-    assert float(ctx.total_loss()) == expected["total"]
+    assert _number(loss.get_summed_loss()) == expected["summed"]
+    assert _number(loss.get_mean_loss()) == expected["mean"]
+    assert _number(loss.get_inv_norm_factor()) == expected["inv_norm"]
+    assert _number(loss.get_scaled_reduced_loss()) == expected["scaled_reduced"]
+    assert _number(ctx.total_loss()) == expected["total"] == float(ctx.total_loss_raw())
+    if dialect is RunCtx:
+        assert type(loss.get_inv_norm_factor()).__name__ == expected["inv_norm_type"]
+        assert type(ctx.total_loss()) is type(loss.get_mean_loss()) is type(loss.get_summed_loss()) is Tensor
+        assert loss.get_summed_loss().dtype == expected["dtype"] and loss.get_summed_loss().dims == ()
+        assert str(loss.dims) == expected["loss_dims"]
 
 
 def test_mini_total_loss() -> None:
@@ -206,7 +220,8 @@ def test_both_modules_give_the_same_context() -> None:
     with process_state_ctx(run_ctx=None):
         with pytest.raises(Exception, match="RunCtx was not initialized yet"):
             context.get_run_ctx()
-        assert rf.get_run_ctx().stage == "init"
+        assert (rf.get_run_ctx().stage, rf.get_run_ctx().train_flag) == ("init", False)
+        assert rf.get_run_ctx() is rf.get_run_ctx()
         context.init_load_run_ctx("cpu", None, 3)
         ctx = context.get_run_ctx()
         assert ctx is rf.get_run_ctx()
@@ -216,12 +231,27 @@ def test_both_modules_give_the_same_context() -> None:
         rf.init_forward_step_run_ctx(epoch=4, step=7)
         ctx = rf.get_run_ctx()
         assert (ctx.stage, ctx.epoch, ctx.step, rf.get_run_ctx_step().raw_tensor.item()) == ("forward_step", 4, 7, 7)
+        assert ctx.get_epoch_tensor().raw_tensor.item() == 4
         ctx.anything = 42  # type: ignore[attr-defined]  # user code keeps its own things there
         context.reset_run_ctx()
 
 
+def test_who_made_the_context_decides_the_type_of_its_losses() -> None:
+    with process_state_ctx(run_ctx=None):
+        context.init_train_step_run_ctx("cpu")
+        rf.get_run_ctx().mark_as_loss(torch.tensor(6.0), "a", inv_norm_factor=4)
+        assert isinstance(rf.get_run_ctx().total_loss(), torch.Tensor)
+        assert isinstance(rf.get_run_ctx().losses["a"].get_mean_loss(), torch.Tensor)
+        rf.init_train_step_run_ctx(train_flag=False, step=3, epoch=2)
+        ctx = context.get_run_ctx()
+        assert (ctx.stage, ctx.train_flag, ctx.step, ctx.epoch, ctx.device) == ("train_step", False, 3, 2, None)
+        ctx.mark_as_loss(torch.tensor(6.0), "a", inv_norm_factor=4)  # Mini's form
+        assert ctx.total_loss().raw_tensor == 1.5 and ctx.losses["a"].get_inv_norm_factor() == 4
+        assert isinstance(ctx.losses["a"], rf.Loss) and not isinstance(ctx.losses["a"], context.Loss)
+
+
 def test_loss_with_positional_arguments_of_the_peer() -> None:
-    loss = Loss(torch.tensor(4.0), "x", 0.5, torch.tensor(2))
+    loss = context.Loss(torch.tensor(4.0), "x", 0.5, torch.tensor(2))
     assert (loss.name, loss.scale, float(loss.get_scaled_reduced_loss())) == ("x", 0.5, 1.0)
 
 
