@@ -20,6 +20,7 @@ T = TypeVar("T")
 class LoaderStats(Protocol):
     """What the report needs of ``Loader.stats``."""
 
+    num_seqs: int | None
     num_seqs_seen: int
     num_batches: int
     secs_waited: float
@@ -31,6 +32,9 @@ class LoaderStats(Protocol):
     @property
     def padding_ratio(self) -> float | None:
         """Share of padded frames over all streams, 0 to 1; None: no frames yet."""
+
+    def padding_ratios(self) -> Mapping[str, float]:
+        """The same per stream."""
 
     def dropped_text(self) -> str | None:
         """Which sequences were dropped, and why; None: none."""
@@ -194,8 +198,20 @@ class PassReport:
             self._bar = None
 
     @property
-    def _stats(self) -> LoaderStats | None:
+    def stats(self) -> LoaderStats | None:
+        """Of the current pass; None: the loader has none."""
         return getattr(self._loader, "stats", None)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the pass."""
+        return time.monotonic() - self._start
+
+    @property
+    def complete_frac(self) -> float | None:
+        """How much of the pass is done, 0 to 1; None: unknown."""
+        stats = self.stats
+        return stats.complete_frac if stats is not None else None
 
     @property
     def wants_numbers(self) -> bool:
@@ -222,25 +238,21 @@ class PassReport:
         if now - self._last_refresh < 0.5:
             return
         self._last_refresh = now
-        self._bar.n = self._frac() or 0.0
+        self._bar.n = self.complete_frac or 0.0
         self._bar.set_postfix_str(", ".join(self._postfix(now, losses)), refresh=False)
         self._bar.refresh()
-
-    def _frac(self) -> float | None:
-        stats = self._stats
-        return stats.complete_frac if stats is not None else None
 
     def _postfix(self, now: float, losses: Mapping[str, float] | None) -> list[str]:
         elapsed = max(now - self._start, 1e-6)
         parts = []
-        frac = self._frac()
+        frac = self.complete_frac
         if frac:
             # From the first step on: until then worker processes were starting.
             self._first_step = self._first_step or (now, frac)
             since, start_frac = self._first_step
             if frac > start_frac:
                 parts.append(f"ETA {hms((now - since) * (1.0 - frac) / (frac - start_frac))}")
-        stats = self._stats
+        stats = self.stats
         if stats is not None:
             parts.append(f"{stats.num_seqs_seen / elapsed:.0f} seqs/s")
             padding = stats.padding_ratio
@@ -257,7 +269,7 @@ class PassReport:
         :return: one line over the whole pass: scores, rate, padding, waiting, dropped sequences; None: nothing to say
         """
         shown = format_losses(scores or {})
-        stats = self._stats
+        stats = self.stats
         if stats is None:
             return f"{self.prefix}: {shown}" if shown else None
         elapsed = max(time.monotonic() - self._start, 1e-6)

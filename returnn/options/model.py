@@ -7,13 +7,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from returnn.errors import MissingOptionError, ModelError
+from returnn.errors import MissingOptionError, ModelError, OptionError
 from returnn.options.registry import Option, closest_names, declare, read
 
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["ModelOptions", "UserFunction", "check_signature", "describe_function"]
+__all__ = ["LoadedModelOptions", "ModelOptions", "UserFunction", "check_signature", "describe_function"]
 
 #: A function, class or functools.partial of the user. Any: it is called with keywords by name.
 UserFunction = Callable[..., Any]
@@ -21,15 +21,15 @@ UserFunction = Callable[..., Any]
 #: Keywords that our caller offers to each function. Each gets those that it accepts.
 OFFERED_KEYWORDS: dict[str, tuple[str, ...]] = {
     "get_model": ("epoch", "step", "device"),
-    "train_step": ("model", "data", "run_ctx"),
-    "forward_step": ("model", "data", "run_ctx"),
+    "train_step": ("model", "data", "run_ctx", "extern_data"),
+    "forward_step": ("model", "data", "run_ctx", "extern_data"),
     "forward_init_hook": ("run_ctx",),
     "forward_finish_hook": ("run_ctx",),
 }
-#: Arguments that the peers pass in another dialect, and what to do.
-_LATER_ARGUMENTS = {
-    "extern_data": "Steps with extern_data come in a later version; until then take data (raw tensors by name) and run_ctx.",
-}
+#: Of load_model_post_hooks.
+_POST_HOOK_KEYWORDS = ("model",)
+#: Values of default_float_dtype: what torch allows as default dtype.
+_FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 #: These get the run context as first positional argument.
 POSITIONAL = ("forward_init_hook", "forward_finish_hook")
 
@@ -44,14 +44,15 @@ declare(
     ),
     Option(
         "train_step",
-        "callable(model=, data=, run_ctx=, **kwargs)",
+        "callable(model=, data=, run_ctx=, **kwargs) | callable(model=, extern_data=, **kwargs)",
         None,
-        "Computes the losses of one batch and marks them on the run context; used for evaluation as well.",
+        "Computes the losses of one batch and marks them on the run context; used for evaluation as well. "
+        "It gets those of data, extern_data and run_ctx that it names.",
         tasks=("train", "eval", "initialize_model"),
     ),
     Option(
         "forward_step",
-        "callable(model=, data=, run_ctx=, **kwargs)",
+        "callable(model=, data=, run_ctx=, **kwargs) | callable(model=, extern_data=, **kwargs)",
         None,
         "Computes the outputs of one batch in the task forward.",
         tasks=("forward",),
@@ -69,6 +70,20 @@ declare(
         None,
         "Called after the last batch of the task forward.",
         tasks=("forward",),
+    ),
+    Option(
+        "load_model_post_hooks",
+        "list[callable(model=, **kwargs)]",
+        None,
+        "Called with the model, in this order, when its parameters are loaded and it is on its device.",
+        tasks=_RUN,
+    ),
+    Option(
+        "default_float_dtype",
+        'str, e.g. "bfloat16" | None',
+        None,
+        "Name of the torch dtype that the model and float inputs are converted to; the default dtype in get_model and steps.",
+        tasks=_RUN,
     ),
 )
 
@@ -105,6 +120,35 @@ class ModelOptions:
                 check_signature(name, func, keywords=OFFERED_KEYWORDS[name], num_positional=int(name in POSITIONAL))
             functions[name] = func
         return cls(**functions)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModelOptions:
+    """What is done with the model when it is there."""
+
+    post_hooks: tuple[UserFunction, ...]
+    float_dtype: str | None  # name of a dtype of torch
+
+    @classmethod
+    def from_config(cls, config: Config | Mapping[str, Any]) -> LoadedModelOptions:
+        """
+        :param config:
+        :raises OptionError: not a list, or not a name
+        :raises ModelError: a hook is no function, or cannot be called as we will call it
+        """
+        hooks = read(config, "load_model_post_hooks")
+        if callable(hooks) or (hooks is not None and not isinstance(hooks, (list, tuple))):
+            raise OptionError(
+                "load_model_post_hooks", expected="a list of functions", got=hooks, todo="Write it in brackets"
+            )
+        for hook in hooks or ():
+            check_signature("load_model_post_hooks", hook, keywords=_POST_HOOK_KEYWORDS)
+        dtype = read(config, "default_float_dtype")
+        if dtype is not None and (not isinstance(dtype, str) or dtype not in _FLOAT_DTYPES):
+            raise OptionError(
+                "default_float_dtype", expected=f"one of {', '.join(map(repr, _FLOAT_DTYPES))}", got=dtype
+            )
+        return cls(post_hooks=tuple(hooks or ()), float_dtype=dtype)
 
 
 def check_signature(name: str, func: object, *, keywords: Sequence[str], num_positional: int = 0) -> None:
@@ -144,8 +188,7 @@ def check_signature(name: str, func: object, *, keywords: Sequence[str], num_pos
         raise ModelError(
             f"{name} ({describe_function(func)}) requires argument{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}, "
             f"which {'are' if len(unknown) > 1 else 'is'} never passed. {name} must accept **kwargs (or declare: {usual}); "
-            f"offered are: {', '.join(keywords)}. "
-            + (_LATER_ARGUMENTS.get(unknown[0]) or "Rename the argument or give it a default.")
+            f"offered are: {', '.join(keywords)}. " + "Rename the argument or give it a default."
         )
     if positional < num_positional:
         raise ModelError(

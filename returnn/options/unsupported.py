@@ -148,12 +148,6 @@ _later(
     instead="Steps get raw tensors, described by the datasets; full support comes later",
 )
 _later(
-    *("epoch_start", "epoch_end"),
-    types="callable(epoch=, step=, model=, dataset_name=, **kwargs)",
-    doc="Called around each pass over a dataset.",
-    instead="It comes later; until then use a CustomEngine that overrides init_train_epoch or train_epoch",
-)
-_later(
     *("log_batch_size", "torch_log_memory_usage", "calculate_exp_loss"),
     default=False,
     types="bool",
@@ -161,14 +155,9 @@ _later(
     instead="It comes later; until then mark such values as losses with scale 0 in train_step",
 )
 _later(
-    *("use_tensorboard", "tensorboard_opts", "torch_profile", "torch_cuda_graph", "reset_dev_memory_caches"),
+    *("use_tensorboard", "tensorboard_opts", "torch_profile", "torch_cuda_graph"),
     doc="Looks into, or tunes, the work of the device.",
     instead="It comes later; training itself is the same without it",
-)
-_later(
-    *("stop_for_resubmission_when_low_time_left", "stop_for_resubmission_safety_factor"),
-    doc="Stop in time before a SLURM limit.",
-    instead="SIGTERM ends a run in order, and the next run continues from the newest checkpoint",
 )
 _later(
     "lm_dataset_debug_limit_line_count",
@@ -204,17 +193,4 @@ _refused(
     *("SprintInterfacePythonFeatureScorer", "sprint_interface_loss", "sprint_trainer_exec_path", "sprint_opts"),
     doc="Interface to RASR/Sprint processes.",
     instead="RASR processes are out of scope; dump the data to HDF files first and use HDFDataset",
-)
-_refused(
-    "default_float_dtype",
-    types="str",
-    doc="Default dtype of model parameters and float inputs.",
-    instead="It comes later; until then convert the model in get_model, or use torch_amp_options",
-)
-_refused(
-    "load_model_post_hooks",
-    types="list[callable(model=)]",
-    default=[],
-    doc="Functions that change the model after loading.",
-    instead="It comes later; until then change the model in get_model",
 )

@@ -1,0 +1,113 @@
+"""Calling ``train_step`` and ``forward_step`` of the config, in the form of either dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from returnn.errors import ModelError
+from returnn.frontend.run_ctx import RunCtx
+from returnn.options.model import describe_function
+from returnn.tensor import TensorDict
+from returnn.torch.batch import Batch
+from returnn.torch.data.extern_data import raw_dict_to_extern_data
+from returnn.torch.user_functions import UserFunction
+
+__all__ = ["StepCall"]
+
+#: Format of the random argument name of the mainline dialect.
+_MAINLINE_RANDOM_ARG = "__fwd_compat_random_arg_%03i"
+
+
+class StepCall:
+    """
+    A step function of the config, called with the forms of the batch that it asks for.
+
+    It may name any of ``data`` (raw tensors by key), ``extern_data`` (:class:`TensorDict`) and ``run_ctx`` in either
+    dialect. With ``**kwargs`` it gets those of its dialect in any case.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        *,
+        mainline: bool,
+        template: TensorDict | None,
+        device: str | torch.device,
+        float_dtype: torch.dtype | None = None,
+        with_eval_targets: bool = True,
+    ):
+        """
+        :param func: the user's; its signature was checked by ``returnn.options.model``
+        :param mainline: dialect of the config
+        :param template: of extern_data; None: only if the function does not ask for it
+        :param device: of the model
+        :param float_dtype: what float inputs are cast to; None: they stay as they are
+        :param with_eval_targets: also the streams with available_for_inference = False; False in forward
+        :raises ModelError: extern_data is asked for without template
+        """
+        self.func = func
+        self._call = UserFunction(func, random_arg=_MAINLINE_RANDOM_ARG) if mainline else UserFunction(func)
+        usual = ("extern_data",) if mainline else ("data", "run_ctx")
+        self._passed = frozenset(
+            name for name in ("data", "extern_data", "run_ctx") if self._call.takes(name, usual=name in usual)
+        )
+        self._template = template
+        self._device = device
+        self._float_dtype = float_dtype
+        self._with_eval_targets = with_eval_targets
+        if self.takes_extern_data and template is None:
+            raise ModelError(
+                f"{describe_function(func)} asks for extern_data, but nothing describes the data streams. "
+                "Set extern_data in the config, or let the function take data and run_ctx."
+            )
+
+    @property
+    def takes_extern_data(self) -> bool:
+        """Whether the function gets the batch as TensorDict."""
+        return "extern_data" in self._passed
+
+    def __call__(
+        self,
+        model: torch.nn.Module | None,
+        data: Mapping[str, Any],
+        run_ctx: RunCtx,
+        *,
+        move: Callable[[Any], Mapping[str, Any]] | None = None,
+    ) -> Any:
+        """
+        :param model: of the user
+        :param data: raw batch
+        :param run_ctx: of the step
+        :param move: gives a raw batch on the device; None: the data are there already
+        :return: what the function returns. Any: nobody looks at it
+        """
+        kwargs: dict[str, Any] = {"model": model, "run_ctx": run_ctx}
+        raw = data
+        if "data" in self._passed:
+            kwargs["data"] = self._cast(data if move is None else move(data))
+            # One copy to the device for both forms; lengths are wanted on the host.
+            raw = {key: value if ":" in key else kwargs["data"][key] for key, value in data.items()}
+        if self._template is not None and "extern_data" in self._passed:
+            kwargs["extern_data"] = raw_dict_to_extern_data(
+                raw,
+                extern_data_template=self._template,
+                device=self._device,
+                float_dtype=self._float_dtype,
+                with_eval_targets=self._with_eval_targets,
+            )
+        return self._call(**{name: kwargs[name] for name in ("model", *sorted(self._passed))})
+
+    def _cast(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._float_dtype is None:
+            return data
+        return Batch(
+            {
+                key: value.to(self._float_dtype)
+                if isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+                else value
+                for key, value in data.items()
+            }
+        )
