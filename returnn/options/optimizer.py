@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -109,17 +110,15 @@ declare(
         "log_grad_norm",
         "bool | float",
         False,
-        "Report the gradient norm of that order (True: 2).",
-        status="later",
-        instead="gradient_clip_norm limits the norm; skipped updates are reported per epoch",
+        "Report the norm of the gradients of each update, of that order (True: 2), before clipping, as the loss grad_norm:p2.",
+        tasks=_TRAIN,
     ),
     Option(
         "dynamic_learning_rate",
         "callable(global_train_step=, epoch=, epoch_continuous=, learning_rate=, **kwargs) -> float",
         None,
-        "Learning rate per step.",
-        status="refused",
-        instead="It comes later; until then use learning_rates, which gives a learning rate per epoch",
+        "Learning rate of each step; learning_rate is that of the epoch, epoch_continuous the number of epochs done (None: unknown).",
+        tasks=_TRAIN,
     ),
 )
 
@@ -168,6 +167,9 @@ class OptimizerOptions:
     accum_grad_multiple_step: int | Callable[..., int] = 1
     # None: by dialect.
     accum_grad_leftover: Literal["carry", "drop", "flush"] | None = None
+    # Order of the norm that is reported. None: none is.
+    log_grad_norm: float | None = None
+    dynamic_learning_rate: Callable[..., float] | None = None
 
     @classmethod
     def from_config(cls, config: Config | Mapping[str, Any]) -> OptimizerOptions:
@@ -187,6 +189,8 @@ class OptimizerOptions:
             invalid_gradients_per_epoch=per_epoch,
             accum_grad_multiple_step=_accum_grad_multiple_step(config),
             accum_grad_leftover=_accum_grad_leftover(config),
+            log_grad_norm=_log_grad_norm(config),
+            dynamic_learning_rate=_dynamic_learning_rate(config),
         )
 
 
@@ -237,8 +241,53 @@ def _invalid_gradient_threshold(config: Config | Mapping[str, Any]) -> tuple[int
 def _accum_grad_multiple_step(config: Config | Mapping[str, Any]) -> int | Callable[..., int]:
     value = read(config, "accum_grad_multiple_step")
     if callable(value):
+        _check_takes_any_keyword("accum_grad_multiple_step", value)
         return cast("Callable[..., int]", value)  # a function of the user: its result is checked at each call
     return read_int(config, "accum_grad_multiple_step", minimum=1, if_none=1)
+
+
+def _check_takes_any_keyword(name: str, func: Callable[..., Any]) -> None:
+    """
+    :param name: of the option
+    :param func: its value. Any: the result is checked at each call
+    :raises OptionError: no ``**kwargs``
+    """
+    try:
+        params = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):  # e.g. written in C
+        return
+    if not any(p.kind is p.VAR_KEYWORD for p in params):
+        raise OptionError(
+            name,
+            expected="a function with **kwargs, so that later versions can pass more",
+            got=func,
+            todo="Add **_kwargs to its arguments",
+        )
+
+
+def _dynamic_learning_rate(config: Config | Mapping[str, Any]) -> Callable[..., float] | None:
+    value = read(config, "dynamic_learning_rate")
+    if value is None:
+        return None
+    if not callable(value):
+        raise OptionError(
+            "dynamic_learning_rate",
+            expected="a function",
+            got=value,
+            todo="Learning rates per epoch are the option learning_rates",
+        )
+    _check_takes_any_keyword("dynamic_learning_rate", value)
+    return cast("Callable[..., float]", value)  # a function of the user: its result is checked at each call
+
+
+def _log_grad_norm(config: Config | Mapping[str, Any]) -> float | None:
+    value = read(config, "log_grad_norm")
+    if value is None or value is False or value is True:
+        return 2.0 if value else None
+    number = to_float(value)
+    if number is None or not number > 0:
+        raise OptionError("log_grad_norm", expected="True, False, or the order of the norm, a number > 0", got=value)
+    return number
 
 
 def _accum_grad_leftover(config: Config | Mapping[str, Any]) -> Literal["carry", "drop", "flush"] | None:

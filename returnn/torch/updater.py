@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
 from returnn.errors import ModelError, NonFiniteGradientError, OptionError
+from returnn.frontend.run_ctx import Loss
 from returnn.log import log
 from returnn.options.optimizer import OptimizerOptions
-from returnn.torch.optim.creation import OptimizerCreation, set_learning_rate
+from returnn.torch.optim.creation import OptimizerCreation
 from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class
-from returnn.torch.optim.gradients import found_nonfinite, gradient_noise_
+from returnn.torch.optim.gradients import found_in, found_nonfinite, grad_norm_loss, gradient_noise_
+from returnn.torch.optim.learning_rate import dynamic_learning_rate, set_learning_rate
 from returnn.torch.optim.param_groups import wrap_user_blacklist_wd_modules
 from returnn.torch.optim.skipped_updates import SkippedUpdates
 from returnn.torch.optim.state_file import OptimizerStateFile
@@ -38,6 +40,8 @@ __all__ = [
 _SCALE_CHECK_INTERVAL = 50
 #: A GradScaler halves its scale at each invalid update. Below this, the model itself gives inf or nan.
 _MIN_GRAD_SCALE = 1e-10
+#: Told whether an update was skipped, see :meth:`Updater.add_update_hook`.
+UpdateHook: TypeAlias = Callable[[bool | torch.Tensor], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Updater(OptimizerCreation, OptimizerStateFile):
     _accum_grad_multiple_step: int | Callable[..., int] = 1
     _accum_grad_leftover: Literal["carry", "drop", "flush"] = "carry"
     _dialect: Literal["mini", "mainline"] = "mini"
+    _dynamic_learning_rate: Callable[..., float] | None = None
+    _log_grad_norm: float | None = None
+    #: called after each update, see add_update_hook
+    _update_hooks: tuple[UpdateHook, ...] = ()
 
     # Since the start of the epoch, applied or skipped.
     _num_updates: int = 0
@@ -78,8 +86,14 @@ class Updater(OptimizerCreation, OptimizerStateFile):
     # Parameters of the network whose gradients are handled, and the network they are of.
     _grad_params: tuple[torch.nn.Parameter, ...] = ()
     _grad_params_of: torch.nn.Module | None = None
-    # For a callable accum_grad_multiple_step. Any: int and float by name.
+    # For callable options. Any: int and float by name. Empty: not known yet.
     _train_position: Mapping[str, Any] = {}
+    # None: that of the epoch.
+    _dynamic_value: float | None = None
+    # Norm of the gradients of this update before clipping, if it is to be reported.
+    _grad_norm: torch.Tensor | None = None
+    # For take_losses.
+    _reported: dict[str, Loss] | None = None
 
     def __init__(
         self,
@@ -110,6 +124,8 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         self._grad_clip_norm = options.gradient_clip_norm
         self._grad_noise = options.gradient_noise
         self._accum_grad_multiple_step = options.accum_grad_multiple_step
+        self._dynamic_learning_rate = options.dynamic_learning_rate
+        self._log_grad_norm = options.log_grad_norm
         self._accum_grad_leftover = options.accum_grad_leftover or ("drop" if dialect == "mainline" else "carry")
         self._skipped = SkippedUpdates(
             options.invalid_gradient_threshold, per_epoch=options.invalid_gradients_per_epoch
@@ -125,36 +141,67 @@ class Updater(OptimizerCreation, OptimizerStateFile):
 
     def set_learning_rate(self, value: float) -> None:
         """
-        :param value: for all parameter groups; each multiplies it by its ``learning_rate_multiplier``
+        :param value: for all parameter groups; each multiplies it by its ``learning_rate_multiplier``. With
+            ``dynamic_learning_rate``, it is what that function gets, and :meth:`set_train_position` calls it
         """
         self.learning_rate = float(value)
+        self._dynamic_value = None
         if self.optimizer is not None:
             set_learning_rate(self.optimizer, self.learning_rate)
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """Of the next step, without the multipliers of the parameter groups."""
+        return self.learning_rate if self._dynamic_value is None else self._dynamic_value
 
     def get_optimizer(self) -> torch.optim.Optimizer | None:
         """:return: the optimizer, None before :meth:`create_optimizer`"""
         return self.optimizer
 
-    # --- steps
-
     def set_train_position(self, *, epoch: int, epoch_continuous: float | None, global_train_step: int) -> None:
         """
-        Only needed if ``accum_grad_multiple_step`` is a function, see :attr:`needs_train_position`; call it before each step.
+        Only needed if ``accum_grad_multiple_step`` or ``dynamic_learning_rate`` is a function, see :attr:`needs_train_position`.
+        Call it at the start of each epoch after :meth:`set_learning_rate`, and before each step.
 
         :param epoch: from 1
-        :param epoch_continuous: part of the epochs that is done, None if unknown
-        :param global_train_step: from 0
+        :param epoch_continuous: number of epochs that are done before the next step: epoch - 1 at the start of an epoch, later
+            with a fraction. None: unknown
+        :param global_train_step: number of steps done, over all epochs
+        :raises OptionError: ``dynamic_learning_rate`` returns no number
         """
         self._train_position = {
             "epoch": epoch,
             "epoch_continuous": epoch_continuous,
             "global_train_step": global_train_step,
         }
+        if self._dynamic_learning_rate is not None:
+            self._dynamic_value = dynamic_learning_rate(
+                self._dynamic_learning_rate, learning_rate=self.learning_rate, position=self._train_position
+            )
+            if self.optimizer is not None:
+                set_learning_rate(self.optimizer, self._dynamic_value)
 
     @property
     def needs_train_position(self) -> bool:
         """Whether :meth:`set_train_position` has an effect."""
-        return callable(self._accum_grad_multiple_step)
+        return callable(self._accum_grad_multiple_step) or self._dynamic_learning_rate is not None
+
+    # --- steps
+
+    def add_update_hook(self, hook: UpdateHook) -> None:
+        """
+        :param hook: called after each update (not after each step that only accumulates gradients) with whether it was skipped
+            because of inf or nan: True, False, or, if only the device knows, a float32 scalar there: 1.0 or 0.0
+        """
+        self._update_hooks = (*self._update_hooks, hook)
+
+    def take_losses(self) -> dict[str, Loss]:
+        """
+        :return: numbers to report with the losses of the step that was just done, each only once: the norm of the gradients (with
+            ``log_grad_norm``), if there was an update. They stay on their device
+        """
+        reported, self._reported = self._reported, None
+        return reported or {}
 
     def step(self, loss: torch.Tensor, step_idx: int | None = None) -> None:
         """
@@ -163,12 +210,17 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         :param loss: scalar
         :param step_idx: step within the epoch, from 0; None: counted here
         :raises NonFiniteGradientError: too many updates in succession had inf or nan gradients
-        :raises ModelError: the loss depends on no parameter
+        :raises ModelError: the loss depends on no parameter, or a function needs :meth:`set_train_position`
         """
         if not loss.requires_grad:
             raise ModelError(
                 "The total loss depends on no trainable parameter, so there is nothing to update. "
                 "Check that train_step marks a loss computed from the model's parameters, not detached, and not only as error."
+            )
+        if not self._train_position and self.needs_train_position:
+            raise ModelError(
+                "The options dynamic_learning_rate and accum_grad_multiple_step can be functions only if the engine calls "
+                "Updater.set_train_position(epoch=, epoch_continuous=, global_train_step=) before each step. Yours does not."
             )
         scaler = self._grad_scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
@@ -214,24 +266,32 @@ class Updater(OptimizerCreation, OptimizerStateFile):
             self._grad_params = tuple(self.network.parameters())
             self._grad_params_of = self.network
         grads = [param.grad for param in self._grad_params if param.grad is not None]
+        self._grad_norm = None
+        skipped: bool | torch.Tensor = False
         if scaler is not None:
-            if self._grad_noise or self._grad_clip or self._grad_clip_norm:
+            if self._grad_noise or self._grad_clip or self._grad_clip_norm or self._log_grad_norm:
                 scaler.unscale_(optimizer)  # also checks the gradients; else its step does
-                self._change_gradients()
-            self._scaler_step(optimizer, scaler)
+                self._change_gradients(grads)
+            skipped = self._scaler_step(optimizer, scaler)
         elif not grads:
             optimizer.step()
             self._skipped_updates.count_valid()
         elif self._can_skip_on_device(optimizer, grads[0]):
-            self._step_unless_found_on_device(optimizer, self._check_and_change_gradients(grads))
+            skipped = self._check_and_change_gradients(grads)
+            self._step_unless_found_on_device(optimizer, skipped)
         elif not self._check_and_change_gradients(grads).item():
             optimizer.step()
             self._skipped_updates.count_valid()
         else:
+            skipped = True
             self._skipped_updates.count_skipped("inf or nan in the gradients, update skipped")
         self._num_updates += 1
         _clear_gradients(optimizer)
         self._num_accumulated = self._group_size = 0
+        if self._grad_norm is not None and self._log_grad_norm is not None:
+            self._reported = grad_norm_loss(self._grad_norm, self._log_grad_norm)
+        for hook in self._update_hooks:
+            hook(skipped)
         self._skipped_updates.check()
 
     def _check_and_change_gradients(self, grads: list[torch.Tensor]) -> torch.Tensor:
@@ -241,21 +301,33 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         """
         # Before clipping by value, which would make a large number of an inf.
         found = None if self._grad_clip_norm and not self._grad_clip else found_nonfinite(grads)
-        norm = self._change_gradients()
+        norm = self._change_gradients(grads)
         if norm is None:
             assert found is not None
             return found
-        bad_norm = _found_in(norm)
+        bad_norm = found_in(norm)
         return bad_norm if found is None else torch.maximum(found, bad_norm)
 
-    def _change_gradients(self) -> torch.Tensor | None:
-        """:return: total norm before it was clipped, None if it was not needed"""
+    def _change_gradients(self, grads: list[torch.Tensor]) -> torch.Tensor | None:
+        """
+        Noise, norm for the report, clipping.
+
+        :param grads: those that there are
+        :return: total 2-norm before it was clipped, None if it was not needed
+        """
         if self._grad_noise:
             gradient_noise_(self._grad_params, self._grad_noise)
+        order = self._log_grad_norm
+        clip_gives_norm = order == 2.0 and bool(self._grad_clip_norm) and not self._grad_clip
+        if order is not None and grads and not clip_gives_norm:
+            self._grad_norm = torch.nn.utils.get_total_norm(grads, order)
         if self._grad_clip:
             torch.nn.utils.clip_grad_value_(self._grad_params, self._grad_clip)
         if self._grad_clip_norm:
-            return torch.nn.utils.clip_grad_norm_(self._grad_params, self._grad_clip_norm)
+            norm: torch.Tensor = torch.nn.utils.clip_grad_norm_(self._grad_params, self._grad_clip_norm)
+            if clip_gives_norm:
+                self._grad_norm = norm
+            return norm
         return None
 
     # --- updates that decide on the device whether they are skipped
@@ -287,8 +359,13 @@ class Updater(OptimizerCreation, OptimizerStateFile):
 
     # --- mixed precision
 
-    def _scaler_step(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """Updates with too large a scale have inf gradients and are skipped by the scaler: normal, but not for ever."""
+    def _scaler_step(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool | torch.Tensor:
+        """
+        Updates with too large a scale have inf gradients and are skipped by the scaler: normal, but not for ever.
+
+        :return: whether this one was, as :meth:`add_update_hook` tells it
+        """
+        skipped: bool | torch.Tensor = False
         on_cpu = self._device_type() == "cpu"
         scale_before = scaler.get_scale() if on_cpu else 0.0
         scaler.step(optimizer)
@@ -296,10 +373,13 @@ class Updater(OptimizerCreation, OptimizerStateFile):
             # Private, but the only way to count without waiting for the device; update() clears it.
             states = getattr(scaler, "_per_optimizer_states", None) or {}
             for found in states.get(id(optimizer), {}).get("found_inf_per_device", {}).values():
-                self._skipped_updates.count_normal_on_device(found.reshape(()))
+                found = found.reshape(())
+                self._skipped_updates.count_normal_on_device(found)
+                skipped = found
                 break
         scaler.update()
         if on_cpu and scaler.get_scale() < scale_before:
+            skipped = True
             self._skipped_updates.count_normal()
         if on_cpu or (self._num_updates + 1) % _SCALE_CHECK_INTERVAL == 0:
             scale = scaler.get_scale()
@@ -308,6 +388,7 @@ class Updater(OptimizerCreation, OptimizerStateFile):
                     f"All gradients have inf or nan values: the loss scale went down to {scale}, abort training. "
                     "The weights were not changed by them. Try bfloat16, a lower learning rate, or gradient_clip_norm."
                 )
+        return skipped
 
     # --- end of an epoch
 
@@ -347,6 +428,7 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         elif pending and mode == "drop":
             self._drop_gradients()
         self._group_size = 0
+        self._reported = None
         report = EpochUpdates(
             num_updates=self._num_updates,
             num_skipped=self._skipped_updates.finish_epoch(),
@@ -381,8 +463,3 @@ def _clear_gradients(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for param in group["params"]:
             param.grad = None
-
-
-def _found_in(norm: torch.Tensor) -> torch.Tensor:
-    """:return: float32 scalar on the same device: 1.0 if inf or nan, else 0.0"""
-    return 1.0 - torch.isfinite(norm).to(torch.float32)

@@ -20,6 +20,20 @@ def test_defaults() -> None:
     assert AmpOptions.from_config({}) is None
 
 
+def test_norm_of_gradients() -> None:
+    values = [OptimizerOptions.from_config({"log_grad_norm": v}).log_grad_norm for v in (True, False, None, 1, 2.5)]
+    assert values == [2.0, None, None, 1.0, 2.5]
+
+
+def test_learning_rate_function() -> None:
+    def func(*, learning_rate: float, **_kwargs: object) -> float:
+        return learning_rate
+
+    assert OptimizerOptions.from_config({"dynamic_learning_rate": func}).dynamic_learning_rate is func
+    with pytest.raises(OptionError, match=r"a function with \*\*kwargs, .* Add \*\*_kwargs to its arguments"):
+        OptimizerOptions.from_config({"dynamic_learning_rate": lambda *, learning_rate: learning_rate})
+
+
 def test_zero_is_off() -> None:
     opts = OptimizerOptions.from_config({"gradient_clip": 0.0, "gradient_clip_global_norm": 0, "gradient_noise": None})
     assert (opts.gradient_clip, opts.gradient_clip_norm, opts.gradient_noise) == (None, None, 0.0)
@@ -41,6 +55,12 @@ def test_zero_is_off() -> None:
         ("gradient_clip_norm_invalid_gradient_threshold", 0),
         ("num_allowed_consec_invalid_gradient_steps", -1),
         ("decouple_constraints", False),
+        ("log_grad_norm", 0),
+        ("log_grad_norm", -1),
+        ("log_grad_norm", "all"),
+        ("dynamic_learning_rate", 0.1),
+        ("dynamic_learning_rate", lambda learning_rate: learning_rate),
+        ("accum_grad_multiple_step", lambda epoch: 1),
     ],
 )
 def test_wrong_values(name: str, value: object) -> None:

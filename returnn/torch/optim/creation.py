@@ -18,15 +18,16 @@ from returnn.torch.optim.factory import (
     check_argument_names,
     check_multiplier,
     construct,
-    prefers_fused,
     split_optimizer_options,
 )
+from returnn.torch.optim.implementation import implementation_args
+from returnn.torch.optim.learning_rate import set_learning_rate
 from returnn.torch.optim.param_groups import ParamGroup, custom_groups, weight_decay_groups
 
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["OptimizerCreation", "set_learning_rate"]
+__all__ = ["OptimizerCreation"]
 
 
 class OptimizerCreation:
@@ -96,8 +97,7 @@ class OptimizerCreation:
         for name in GROUP_OPTIONS:
             args.pop(name, None)
         check_argument_names(optimizer_class, {k: v for k, v in args.items() if k != "lr"})
-        if prefers_fused(optimizer_class, args, self.network):
-            args["fused"] = True
+        args.update(implementation_args(optimizer_class, args, self.network))
         optimizer = construct(optimizer_class, groups, args)
         for group in optimizer.param_groups:
             if multiplier is not None:
@@ -128,12 +128,3 @@ class OptimizerCreation:
         if wants_groups and weight_decay:
             return weight_decay_groups(self.network, weight_decay, blacklist=blacklist, include_check=include_check)
         return [{"params": list(self.network.parameters())}]
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """
-    :param optimizer:
-    :param value: for all parameter groups; each multiplies it by its ``learning_rate_multiplier``
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = value * group.get("learning_rate_multiplier", 1.0)

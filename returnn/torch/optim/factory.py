@@ -25,7 +25,6 @@ __all__ = [
     "check_argument_names",
     "check_multiplier",
     "construct",
-    "prefers_fused",
     "GROUP_OPTIONS",
 ]
 
@@ -218,25 +217,6 @@ def construct(optimizer_class: OptimizerClass, params: list[Any], args: Optimize
             f'option "optimizer": {_name(optimizer_class)} must return a torch.optim.Optimizer, but returned a {type(optimizer).__name__}.'
         )
     return optimizer
-
-
-def prefers_fused(optimizer_class: OptimizerClass, args: Mapping[str, Any], network: torch.nn.Module) -> bool:
-    """
-    Fused optimizers skip an update with inf or nan gradients on the device itself. All others must wait for it before each update.
-
-    :param optimizer_class:
-    :param args: of the user
-    :param network: on its device
-    :return: whether to use the fused form: a class that has it, all parameters on CUDA, and the user did not choose
-    """
-    if optimizer_class not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
-        return False
-    if any(name in args for name in ("fused", "foreach", "differentiable", "capturable")):
-        return False
-    if any(getattr(module, "sparse", False) for module in network.modules()):
-        return False
-    params = list(network.parameters())
-    return bool(params) and all(param.device.type == "cuda" and param.is_floating_point() for param in params)
 
 
 def call_optimizer_factory(func: Callable[..., Any], params: list[Any], lr: float) -> torch.optim.Optimizer:

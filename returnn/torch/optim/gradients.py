@@ -1,13 +1,19 @@
-"""Functions on the gradients of all parameters at once: noise, and the check for inf and nan."""
+"""Functions on the gradients of all parameters at once: noise, the check for inf and nan, their norm as a number to report."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 
-__all__ = ["gradient_noise_", "found_nonfinite"]
+from returnn.frontend.run_ctx import Loss
+
+__all__ = ["gradient_noise_", "found_in", "found_nonfinite", "grad_norm_loss"]
+
+#: Norm factor of a number that shall not count; 0 would count as 1.
+_NO_WEIGHT = 1e-30
 
 
 def gradient_noise_(params: Iterable[torch.nn.Parameter], std: float) -> None:
@@ -57,3 +63,27 @@ def found_nonfinite(grads: Sequence[torch.Tensor]) -> torch.Tensor:
             finite = torch.isfinite(_dense(grad)).all()
             found = torch.maximum(found, 1.0 - finite.to(device=device, dtype=torch.float32))
         return found
+
+
+def grad_norm_loss(norm: torch.Tensor, order: float) -> dict[str, Loss] | None:
+    """
+    :param norm: 0-dim
+    :param order: of the norm
+    :return: by name, with norm factor 1, never optimised. A norm of inf or nan (that update was skipped) does not count, so that
+        it does not hide the others of the epoch
+    """
+    weight: float | torch.Tensor = 1.0
+    if norm.device.type == "cpu":
+        if not math.isfinite(norm.item()):
+            return None
+    else:  # no synchronisation with the device
+        finite = torch.isfinite(norm)
+        norm = torch.where(finite, norm, torch.zeros_like(norm))
+        weight = torch.where(finite, 1.0, _NO_WEIGHT)
+    name = f"grad_norm:p{order:g}"
+    return {name: Loss(norm.detach(), name, 0.0, weight, as_error=True)}
+
+
+def found_in(norm: torch.Tensor) -> torch.Tensor:
+    """:return: float32 scalar on the same device: 1.0 if inf or nan, else 0.0"""
+    return 1.0 - torch.isfinite(norm).to(torch.float32)
