@@ -213,3 +213,7 @@ class WorkerError(UserError, RuntimeError):
 
 class DistributedError(UserError, RuntimeError):
     """The processes of a distributed run do not come together, or do not do the same."""
+
+
+class DeviceMemoryError(UserError, RuntimeError):
+    """Something does not fit into the memory of the device, and cannot be made smaller."""

@@ -1,4 +1,4 @@
-"""The log lines of a training, in the form of each dialect. Clients search logs for them: the only place of these texts."""
+"""The log lines of the passes, in the form of each dialect. Clients search logs for them: the only place of these texts."""
 
 from __future__ import annotations
 
@@ -110,6 +110,20 @@ class Lines:
         """
         print(f"Finished training at epoch {epoch + 1}.", file=log.v3)
 
+    def forward_starts(self) -> None:
+        """Before the first batch is asked for."""
+        print("Start Forwarding", file=log.v3)
+
+    def forward_ends(self, report: PassReport, *, num_steps: int, secs: float, step_secs: float) -> None:
+        """
+        :param report: of the pass
+        :param num_steps: steps done, of this process
+        :param secs: time it took
+        :param step_secs: thereof in the steps, not waiting for data, nor for who takes the results
+        """
+        _print_summary(report, None)
+        print(f"Finished forwarding in {secs:.3}s", file=log.v3)
+
 
 def _print_summary(report: PassReport, scores: Mapping[str, float] | None) -> None:
     summary = report.summary(scores)
@@ -178,6 +192,14 @@ class MainlineLines(Lines):
 
     def train_ends(self, *, epoch: int, global_step: int) -> None:
         print(f"Finished training at epoch {epoch}, global train step {global_step}", file=log.v3)
+
+    def forward_starts(self) -> None:
+        pass
+
+    def forward_ends(self, report: PassReport, *, num_steps: int, secs: float, step_secs: float) -> None:
+        share = min(step_secs / max(secs, 1e-6), 1.0)
+        print(f"Forward {num_steps} steps, {hms(secs)} elapsed ({share:.1%} computing time)", file=log.v3)
+        _print_summary(report, None)
 
 
 def format_value(value: float) -> str:

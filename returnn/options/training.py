@@ -1,4 +1,4 @@
-"""Options of the engine itself: device, seeds, what to do about inf/nan, default output of forwarding."""
+"""Options of the engine itself: device, seeds, what to do about inf/nan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from returnn.options.registry import Option, declare, read
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["EngineOptions", "ForwardOutputOptions"]
+__all__ = ["EngineOptions"]
 
 declare(
     Option(
@@ -43,20 +43,6 @@ declare(
         "bool",
         False,
         "Use torch_amp_options in the forward task too; by default it runs in full precision.",
-        tasks=("forward",),
-    ),
-    Option(
-        "output_file",
-        "str",
-        "output.hdf",
-        "HDF file for outputs that forward_step marks, if there is neither a forward_finish_hook nor a callback.",
-        tasks=("forward",),
-    ),
-    Option(
-        "forward_override_hdf_output",
-        "bool",
-        False,
-        "Whether the forward task may overwrite an existing output_file.",
         tasks=("forward",),
     ),
 )
@@ -98,22 +84,3 @@ class EngineOptions:
             stop_on_nonfinite_train_score=_bool(config, "stop_on_nonfinite_train_score"),
             amp_in_forward=_bool(config, "amp_in_forward"),
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class ForwardOutputOptions:
-    """Where marked outputs go if no hook takes them."""
-
-    output_file: str
-    override: bool
-
-    @classmethod
-    def from_config(cls, config: Config | Mapping[str, Any]) -> ForwardOutputOptions:
-        """
-        :param config: the user's
-        :raises OptionError: invalid value
-        """
-        output_file = read(config, "output_file")
-        if not isinstance(output_file, str) or not output_file:
-            raise OptionError("output_file", expected="a file name", got=output_file)
-        return cls(output_file=output_file, override=_bool(config, "forward_override_hdf_output"))

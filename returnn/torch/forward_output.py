@@ -6,15 +6,33 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from returnn.datasets.util.hdf import SimpleHDFWriter
 from returnn.errors import ConfigError, ModelError
-from returnn.frontend.axes import check_lengths, lengths_of
 from returnn.log import log
 from returnn.tensor import Dim, Tensor, TensorDict
+from returnn.torch.forward_seqs import SeqOutputs
 
-__all__ = ["HdfOutputWriter"]
+__all__ = ["HdfOutputWriter", "check_output_file"]
+
+
+def check_output_file(filename: str, *, override: bool) -> None:
+    """
+    :param filename: option ``output_file``
+    :param override: whether it may exist
+    :raises ConfigError: the file exists already, or its folder is missing
+    """
+    if os.path.exists(filename) and not override:
+        raise ConfigError(
+            f'output file {filename!r} (option "output_file") exists already. Remove it, choose another '
+            "output_file, or set forward_override_hdf_output = True."
+        )
+    folder = os.path.dirname(filename) or "."
+    if not os.path.isdir(folder):
+        raise ConfigError(
+            f'option "output_file" is {filename!r}, but the folder {folder!r} does not exist. Create it, or '
+            "choose another output_file."
+        )
 
 
 class HdfOutputWriter:
@@ -39,16 +57,19 @@ class HdfOutputWriter:
         self._tags_without_output = 0
         self.num_seqs = 0
 
-    def write(self, outputs: TensorDict, seq_tags: Sequence[str]) -> None:
+    def write(self, seqs: Sequence[SeqOutputs]) -> None:
         """
-        :param outputs: of one step, each with a batch axis
-        :param seq_tags: of the batch
+        :param seqs: the next sequences
         :raises ConfigError: at the first call: the file exists already, or its folder is missing
-        :raises ModelError: outputs differ from those of the first step, or have no batch axis
+        :raises ModelError: outputs differ from those of the first step
         """
-        names = list(outputs.data)
+        for seq in seqs:
+            self._write_seq(seq)
+
+    def _write_seq(self, seq: SeqOutputs) -> None:
+        names = list(seq.outputs.data)
         if not names and self._writer is None:
-            self._tags_without_output += len(seq_tags)
+            self._tags_without_output += 1
             return
         if self._tags_without_output:
             raise ModelError(
@@ -56,36 +77,22 @@ class HdfOutputWriter:
                 f"({self._tags_without_output} sequences). Mark the same outputs in each step."
             )
         if self._writer is None:
-            self._open(outputs)
+            self._open(seq.outputs)
         elif set(names) != set(self._names):
             raise ModelError(f"forward_step marked the outputs {names}, but {self._names} in the first step.")
         assert self._writer is not None and self._main is not None
-        per_name = {name: _split(outputs[name], num_seqs=len(seq_tags)) for name in names}
-        for i, tag in enumerate(seq_tags):
-            main, main_lens = per_name[self._main][i]
-            self._writer.insert_batch(
-                main[None],
-                {axis: [n] for axis, n in enumerate(main_lens)},
-                [tag],
-                extra={n: values[i][0][None] for n, values in per_name.items() if n != self._main},
-            )
-        self.num_seqs += len(seq_tags)
-
-    def _check_target(self) -> None:
-        if os.path.exists(self.filename) and not self._override:
-            raise ConfigError(
-                f'output file {self.filename!r} (option "output_file") exists already. Remove it, choose another '
-                "output_file, or set forward_override_hdf_output = True."
-            )
-        folder = os.path.dirname(self.filename) or "."
-        if not os.path.isdir(folder):
-            raise ConfigError(
-                f'option "output_file" is {self.filename!r}, but the folder {folder!r} does not exist. Create it, or '
-                "choose another output_file."
-            )
+        values = {name: _as_frames(seq.outputs[name]) for name in names}
+        main, main_lens = values[self._main]
+        self._writer.insert_batch(
+            main[None],
+            {axis: [n] for axis, n in enumerate(main_lens)},
+            [seq.seq_tag],
+            extra={n: value[None] for n, (value, _) in values.items() if n != self._main},
+        )
+        self.num_seqs += 1
 
     def _open(self, outputs: TensorDict) -> None:
-        self._check_target()
+        check_output_file(self.filename, override=self._override)
         self._names = list(outputs.data)
         self._main = "output" if "output" in outputs else self._names[0]
         for name in self._names:
@@ -95,14 +102,13 @@ class HdfOutputWriter:
                     "Give the lengths [B] of its time axis, e.g. mark_as_output(x, name, dims=[x.shape[0], lens, x.shape[2]]).",
                     file=log.v1,
                 )
-        main = outputs[self._main]
-        value, lens = _split(main, num_seqs=None)[0]
+        value, lens = _as_frames(outputs[self._main])
         has_feature = value.ndim > len(lens)
         extra_type = {}
         for name in self._names:
             if name == self._main:
                 continue
-            part, part_lens = _split(outputs[name], num_seqs=None)[0]
+            part, part_lens = _as_frames(outputs[name])
             if part.ndim > 2 or len(part_lens) > 1:
                 raise ModelError(
                     f"output {name!r}: sequences of shape {part.shape} with {len(part_lens)} time axes cannot be a "
@@ -129,7 +135,8 @@ class HdfOutputWriter:
         if self._writer is None:
             print(
                 "forward_step marked no output, and there is no forward_finish_hook: no output file is written. "
-                'Call run_ctx.mark_as_output(tensor, "name", dims=[...]) in forward_step, or define the hooks.',
+                "Call mark_as_output(tensor, name, dims=[...]) of the run context in forward_step, or set a "
+                "forward_callback or the hooks.",
                 file=log.v1,
             )
             return
@@ -143,41 +150,17 @@ class HdfOutputWriter:
             self._writer.discard()
 
 
-def _split(output: Tensor, *, num_seqs: int | None) -> list[tuple[np.ndarray, list[int]]]:
+def _as_frames(output: Tensor) -> tuple[np.ndarray, list[int]]:
     """
-    :return: per sequence the value without padding and the lengths of its time axes; a scalar becomes one frame
+    :param output: of one sequence
+    :return: value with at least a time axis, and the lengths of its time axes; a scalar or ``[F]`` becomes one frame
     """
-    raw: torch.Tensor = output.raw_tensor
-    batch_axes = [i for i, d in enumerate(output.dims) if d.is_batch_dim()]
-    if not batch_axes:
-        raise ModelError(f"output {output.name!r} has no batch axis, its dims are {list(output.dims)}.")
-    raw = raw.detach().movedim(batch_axes[0], 0)
-    dims = [d for d in output.dims if not d.is_batch_dim()]
-    if num_seqs is not None and raw.shape[0] != num_seqs:
-        raise ModelError(f"output {output.name!r} has {raw.shape[0]} sequences, but the batch has {num_seqs}.")
-    if raw.dtype == torch.bfloat16:
-        raw = raw.float()
-    array = raw.cpu().numpy()
-    sizes: list[np.ndarray | None] = []
-    for axis, dim in enumerate(dims, 1):
-        lens = lengths_of(dim, name=output.name)
-        if lens is not None:
-            lens = lens.detach().cpu()
-            if lens.shape != raw.shape[:1]:
-                raise ModelError(
-                    f"output {output.name!r}: lengths of shape {tuple(lens.shape)}, but there are {raw.shape[0]} sequences."
-                )
-            check_lengths(lens, int(raw.shape[axis]), axis=axis, name=output.name)
-        sizes.append(None if lens is None else lens.numpy())
+    value: np.ndarray = output.raw_tensor
     # A static last axis is the feature axis, unless it was inferred from [B,T]; other static axes are time axes.
-    has_feature = bool(dims) and dims[-1].is_static() and dims[-1].kind != Dim.Types.Spatial
-    if has_feature and len(dims) == 1:  # [B,F]: one frame per sequence
-        array, sizes = array[:, None], [None, None]
-    num_time = len(sizes) - has_feature
-    res: list[tuple[np.ndarray, list[int]]] = []
-    for i in range(array.shape[0]):
-        value = array[i]
-        cut = tuple(slice(None) if n is None else slice(int(n[i])) for n in sizes)
-        value = value[cut] if cut else value.reshape(1)
-        res.append((value, [int(n) for n in value.shape[: max(num_time, 1)]]))
-    return res
+    last = output.dims[-1] if output.dims else None
+    has_feature = last is not None and last.is_static() and last.kind != Dim.Types.Spatial
+    if not value.ndim:
+        value = value.reshape(1)
+    elif has_feature and value.ndim == 1:
+        value = value[None]
+    return value, list(value.shape[: max(value.ndim - has_feature, 1)])
