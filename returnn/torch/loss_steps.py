@@ -20,6 +20,7 @@ from returnn.torch.errors_context import add_batch_note
 from returnn.torch.messages import nonfinite_text
 from returnn.torch.pass_hooks import PassHooks
 from returnn.torch.precision import step_precision
+from returnn.torch.step_call import StepCall
 from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import Updater
 from returnn.torch.user_functions import UserFunction, takes_argument
@@ -33,9 +34,11 @@ class LossSteps(PassHooks):
     _options: EngineOptions
     _amp_dtype: torch.dtype | None
     _train_step: int
-    _train_step_func: UserFunction | None
+    _train_step_func: StepCall | UserFunction | None
     _train_dataloader: Any  # Loader; a custom engine may have another iterable
     _updater: Any  # Updater; custom engines put what they like here
+    #: before the next step; None: unknown
+    _epochs_done: float | None = None
 
     def _call_run_train_step(
         self, data: RawBatch | None, run_ctx: RunCtx, step_idx: int
@@ -64,23 +67,42 @@ class LossSteps(PassHooks):
         :param step_idx: within the epoch, from 0
         :return: total loss (0-dim, to be minimised), losses by name
         """
+        updater = self._updater if isinstance(self._updater, Updater) else None
+        self._tell_train_position(step_idx)
         total_loss, losses = self._compute_losses(data, run_ctx, train=True)
         if not self._loss_is_usable(total_loss, losses, data):
-            if isinstance(self._updater, Updater):
-                self._updater.skip_step(step_idx)
-            return total_loss, losses
-        if isinstance(self._updater, Updater) and self._updater.needs_train_position:
-            self._updater.set_train_position(
-                epoch=self.epoch, epoch_continuous=self._epoch_continuous(), global_train_step=self._train_step
-            )
-        if self._updater_step_takes_step_idx:
+            if updater is not None:
+                updater.skip_step(step_idx)
+        elif self._updater_step_takes_step_idx:
             self._updater.step(total_loss, step_idx)
         else:
             self._updater.step(total_loss)
+        self._epochs_done = self._epoch_continuous()
+        if updater is not None:
+            losses = {**losses, **updater.take_losses()}
         return total_loss, losses
 
+    def _tell_train_position(self, step_idx: int | None) -> None:
+        """
+        For options of the optimizer that are functions of it.
+
+        :param step_idx: of the next step within the epoch; None: there is none any more
+        """
+        if isinstance(self._updater, Updater) and self._updater.needs_train_position:
+            self._updater.set_train_position(
+                epoch=self.epoch,
+                epoch_continuous=float(self.epoch - 1) if step_idx == 0 else self._epochs_done,
+                global_train_step=self._train_step,
+            )
+
+    @property
+    def _effective_learning_rate(self) -> float:
+        """That of the next step."""
+        rate: float = getattr(self._updater, "effective_learning_rate", self.learning_rate)
+        return rate
+
     def _epoch_continuous(self) -> float | None:
-        """:return: number of epochs done, the part of the current one included; None: unknown"""
+        """:return: number of epochs done, this one up to the newest batch included; None: unknown"""
         stats = getattr(self._train_dataloader, "stats", None)
         frac = None if stats is None else stats.complete_frac
         return None if frac is None else self.epoch - 1 + frac
@@ -118,8 +140,11 @@ class LossSteps(PassHooks):
         assert data is not None, "a step without data needs a step module"
         # The attribute, not an option: custom engines set it themselves.
         with step_precision(self._device, self._amp_dtype):
-            step(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
-        return run_ctx.total_loss()
+            if isinstance(step, StepCall):
+                step(self._model, data, run_ctx, move=self.move_data_to_device)
+            else:  # set by a custom engine
+                step(model=self._model, data=self.move_data_to_device(data), run_ctx=run_ctx)
+        return run_ctx.total_loss_raw()
 
     def move_data_to_device(self, data: RawBatch) -> RawBatch:
         """:return: new dict with the tensors on the device of the model"""
