@@ -58,12 +58,18 @@ class EngineBase:
 
     # --- initialisation
 
-    def init_train(self, train_data: Dataset | None = None, dev_data: Dataset | None = None) -> None:
+    def init_train(
+        self,
+        train_data: Dataset | None = None,
+        dev_data: Dataset | None = None,
+        eval_data: Dataset | None = None,
+    ) -> None:
         """
         Set up datasets and learning-rate control for a training.
 
         :param train_data: None: from the option ``train``
         :param dev_data: None: from the option ``dev``
+        :param eval_data: None: from the option ``eval``
         :raises MissingOptionError: a dataset is neither given nor set in the config
         :raises ConfigError: checkpoints or the learning-rate file could not be written
         """
@@ -79,7 +85,7 @@ class EngineBase:
             train_data = init_dataset(options.require_train(), default_kwargs={"name": "train"})
             train_data.check_corpus()
         self.train_dataset = train_data
-        self._init_eval_datasets(options, dev_data)
+        self._init_eval_datasets(options, dev_data, eval_data)
 
     def init_eval(self, dev_data: Dataset | None = None) -> None:
         """
@@ -113,14 +119,20 @@ class EngineBase:
         self.learning_rate = self.learning_rate_control.default_learning_rate
         self.learning_rate_control.warn_if_learning_rates_end_early(self.config_get_final_epoch(self.config))
 
-    def _init_eval_datasets(self, options: DataOptions, dev_data: Dataset | None) -> None:
+    def _init_eval_datasets(
+        self, options: DataOptions, dev_data: Dataset | None, eval_data: Dataset | None = None
+    ) -> None:
         self.eval_datasets.clear()
         if dev_data is not None:
             self.eval_datasets["dev"] = dev_data
         for name, opts in options.eval_datasets.items():
-            if name not in self.eval_datasets:
+            if name == "eval" and eval_data is not None:
+                self.eval_datasets[name] = eval_data
+            elif name not in self.eval_datasets:
                 self.eval_datasets[name] = init_dataset(opts, default_kwargs={"name": name})
                 self.eval_datasets[name].check_corpus()
+        if eval_data is not None:
+            self.eval_datasets["eval"] = eval_data
 
     def init_forward(self, forward_data: Dataset | None = None) -> None:
         """
@@ -318,7 +330,7 @@ class EngineBase:
         for epoch in plan.delete:
             path = existing[epoch]
             if with_optimizer:
-                num_bytes += _delete_if_exists(model_files.optimizer_filename(path))
+                num_bytes += model_files.delete_optimizer(path)
             num_bytes += self.delete_model(path)
         print(f"Deleted {human_bytes_size(num_bytes)}.", file=log.v2)
 
@@ -348,14 +360,6 @@ def _trained_epochs(config: Config | Mapping[str, Any]) -> frozenset[int]:
         return frozenset(epoch for epoch, data in lr_file.load(filename).items() if data.error)
     except DataFileError:  # reported by the learning-rate control, if there is one in this task
         return frozenset()
-
-
-def _delete_if_exists(filename: str) -> int:
-    if not os.path.exists(filename):
-        return 0
-    size = os.path.getsize(filename)
-    os.remove(filename)
-    return size
 
 
 def _log_stream(level: int) -> Any:  # Any: a stream of the log

@@ -7,8 +7,10 @@ Functions over file names; nothing here loads a model. A checkpoint is named by 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
+import shutil
 from typing import Literal
 
 from returnn.engine.whole_file import is_whole
@@ -20,15 +22,23 @@ __all__ = [
     "epoch_of_filename",
     "existing_models",
     "optimizer_filename",
+    "sharded_folder",
+    "is_whole_folder",
+    "has_optimizer",
     "model_file",
     "strip_suffix",
     "is_whole",
     "delete_model",
+    "delete_optimizer",
     "prune_optimizer_files",
 ]
 
 MODEL_POSTFIX = ".pt"
 OPTIMIZER_POSTFIX = ".opt.pt"
+#: A folder with the parts of all ranks, in place of the optimizer file; see returnn.torch.distributed.sharded_checkpoint.
+SHARDED_POSTFIX = ".dcp"
+#: In that folder: JSON with the sizes of all other files by name.
+SHARDED_FILES_LIST = "files.json"
 # Suffixes that users put behind the name of a checkpoint; the latter two are from another framework's time.
 _SUFFIXES = (".pt", ".index", ".meta")
 
@@ -65,11 +75,14 @@ def _epoch_files(model_filename: str | None) -> dict[int, set[str]]:
         names = os.listdir(folder or ".")
     except OSError:
         return {}
-    pattern = re.compile(re.escape(prefix) + r"\.(\d{3,})((?:\.opt)?\.pt)?")
+    pattern = re.compile(re.escape(prefix) + r"\.(\d{3,})((?:\.opt)?\.pt|\.dcp)?")
     res: dict[int, set[str]] = {}
     for name in names:
         match = pattern.fullmatch(name)
-        if match and f"{int(match[1]):03d}" == match[1] and os.path.isfile(os.path.join(folder, name)):
+        if not match or f"{int(match[1]):03d}" != match[1]:
+            continue
+        exists = os.path.isdir if match[2] == SHARDED_POSTFIX else os.path.isfile
+        if exists(os.path.join(folder, name)):
             res.setdefault(int(match[1]), set()).add(match[2] or "")
     return res
 
@@ -106,6 +119,37 @@ def optimizer_filename(path: str | os.PathLike[str]) -> str:
     :return: path of its optimizer file (which may not exist)
     """
     return strip_suffix(path) + OPTIMIZER_POSTFIX
+
+
+def sharded_folder(path: str | os.PathLike[str]) -> str:
+    """
+    :param path: of a checkpoint, with or without suffix
+    :return: path of the folder with its sharded state (which may not exist)
+    """
+    return strip_suffix(path) + SHARDED_POSTFIX
+
+
+def is_whole_folder(folder: str) -> bool:
+    """
+    :param folder: with the sharded state of a checkpoint; existing or not
+    :return: whether all of its files are there with the sizes that they had when it was written
+    """
+    try:
+        with open(os.path.join(folder, SHARDED_FILES_LIST), encoding="utf-8") as file:
+            sizes = json.load(file)
+        return isinstance(sizes, dict) and all(
+            os.path.getsize(os.path.join(folder, os.path.basename(name))) == size for name, size in sizes.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def has_optimizer(path: str) -> bool:
+    """
+    :param path: of a checkpoint, with or without suffix
+    :return: whether there is a state of the optimizer beside it, as a file or as a folder
+    """
+    return os.path.exists(optimizer_filename(path)) or os.path.isdir(sharded_folder(path))
 
 
 def epoch_of_filename(path: str) -> int | None:
@@ -160,24 +204,39 @@ class StartPoint:
 def delete_model(path: str, *, with_optimizer: bool = False) -> int:
     """
     :param path: of a checkpoint, without suffix. Its ".pt" file must exist
-    :param with_optimizer: also delete its optimizer file, if it exists
+    :param with_optimizer: also delete its optimizer file or sharded state, if it exists
     :return: number of bytes
     :raises CheckpointError: it does not exist
     """
     if not os.path.isfile(path + MODEL_POSTFIX):
         raise CheckpointError(f"checkpoint {path + MODEL_POSTFIX!r} does not exist, so it cannot be deleted.")
-    filenames = [path + MODEL_POSTFIX]
-    if with_optimizer and os.path.exists(path + OPTIMIZER_POSTFIX):
-        filenames.append(path + OPTIMIZER_POSTFIX)
-    size = sum(map(os.path.getsize, filenames))
-    for filename in filenames:
-        os.remove(filename)
+    size = os.path.getsize(path + MODEL_POSTFIX)
+    os.remove(path + MODEL_POSTFIX)
+    return size + (delete_optimizer(path) if with_optimizer else 0)
+
+
+def delete_optimizer(path: str, *, keep: str | None = None) -> int:
+    """
+    :param path: of a checkpoint, with or without suffix
+    :param keep: one of its files that stays
+    :return: number of bytes of the optimizer file and the sharded state that were there
+    """
+    size = 0
+    for filename in (optimizer_filename(path), sharded_folder(path)):
+        if filename == keep:
+            continue
+        if os.path.isdir(filename):
+            size += sum(entry.stat().st_size for entry in os.scandir(filename) if entry.is_file())
+            shutil.rmtree(filename)
+        elif os.path.exists(filename):
+            size += os.path.getsize(filename)
+            os.remove(filename)
     return size
 
 
 def prune_optimizer_files(model_filename: str, epoch: int, *, keep: int = 2) -> list[str]:
     """
-    Delete all optimizer files of earlier epochs except for the newest ones.
+    Delete all optimizer files and sharded states of earlier epochs except for the newest ones.
 
     :param model_filename: value of the option ``model``
     :param epoch: the epoch just saved; files of later epochs (of an earlier training) are left alone
@@ -185,11 +244,13 @@ def prune_optimizer_files(model_filename: str, epoch: int, *, keep: int = 2) -> 
     :return: the deleted files
     """
     epochs = sorted(
-        ep for ep, names in _epoch_files(model_filename).items() if OPTIMIZER_POSTFIX in names and ep <= epoch
+        ep
+        for ep, names in _epoch_files(model_filename).items()
+        if names & {OPTIMIZER_POSTFIX, SHARDED_POSTFIX} and ep <= epoch
     )
     deleted = []
     for old in epochs[: max(len(epochs) - keep, 0)]:
-        filename = epoch_model_filename(model_filename, old) + OPTIMIZER_POSTFIX
-        os.remove(filename)
-        deleted.append(filename)
+        path = epoch_model_filename(model_filename, old)
+        deleted += [name for name in (optimizer_filename(path), sharded_folder(path)) if os.path.exists(name)]
+        delete_optimizer(path)
     return deleted

@@ -12,8 +12,11 @@ from returnn.engine.model_files import (
     epoch_model_filename,
     epoch_of_filename,
     existing_models,
+    has_optimizer,
+    is_whole_folder,
     model_file,
     optimizer_filename,
+    sharded_folder,
     strip_suffix,
 )
 from returnn.engine.whole_file import is_whole
@@ -100,7 +103,7 @@ def _check_no_later_models(options: CheckpointOptions) -> None:
 
 def _any_optimizer_file(options: CheckpointOptions, models: dict[int, str]) -> bool:
     paths = [*models.values(), *([options.load] if options.load else [])]
-    return any(os.path.exists(optimizer_filename(path)) for path in paths)
+    return any(has_optimizer(path) for path in paths)
 
 
 def _choose_existing(
@@ -132,12 +135,14 @@ def _choose_existing(
     what = f"Optimizer file {optimizer} not found and allow_missing_optimizer_checkpoint is False"
     if os.path.exists(optimizer):
         what = f"Optimizer file {optimizer} is broken"
+    elif has_optimizer(models[newest]):
+        what = f"Optimizer state {sharded_folder(models[newest])} is broken"
     raise CheckpointError(
         describe(
             f"{what}, and there is no older checkpoint that is whole",
             where=f"model = {options.model!r}",
             todo="Set allow_missing_optimizer_checkpoint = True to go on with a fresh optimizer"
-            f"{' (and remove the broken file)' if os.path.exists(optimizer) else ''}, or start_epoch = 1 to start anew",
+            f"{' (and remove the broken file)' if has_optimizer(models[newest]) else ''}, or start_epoch = 1 to start anew",
         )
     )
 
@@ -243,7 +248,7 @@ def _check_resumable(options: CheckpointOptions, path: str, where: str) -> None:
     if problem is None:
         return
     optimizer = optimizer_filename(path)
-    if is_whole(_model_file_or_empty(path)) and not os.path.exists(optimizer):
+    if is_whole(_model_file_or_empty(path)) and not has_optimizer(path):
         raise CheckpointError(
             describe(
                 f"Optimizer file {optimizer} not found and allow_missing_optimizer_checkpoint is False",
@@ -288,8 +293,11 @@ def _problem(path: str, *, need_optimizer: bool) -> str | None:
     if not is_whole(model):
         return f"{model} is broken or only half written"
     optimizer = optimizer_filename(path)
-    if need_optimizer and not os.path.exists(optimizer):
+    if need_optimizer and not has_optimizer(path):
         return f"optimizer file {optimizer} does not exist"
+    folder = sharded_folder(path)
+    if os.path.isdir(folder) and not is_whole_folder(folder):
+        return f"{folder} is broken or only half written"
     # Even if no optimizer file is needed, a broken one shows that this checkpoint was not finished.
     # Custom engines store several, e.g. epoch.001.generator.opt.pt.
     for filename in sorted(glob.glob(glob.escape(strip_suffix(path)) + ".*opt.pt")):

@@ -21,6 +21,8 @@ from returnn.util.optional_import import optional_import
 
 __all__ = [
     "save_file_atomic",
+    "save_error_text",
+    "sync_folder",
     "load_file",
     "find_checkpoint_file",
     "get_model_state",
@@ -54,19 +56,23 @@ def save_file_atomic(obj: object, path: str | os.PathLike[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(tmp_path, path)
-        _sync_folder(folder)
+        sync_folder(folder)
     except (OSError, RuntimeError, pickle.PicklingError, AttributeError, TypeError) as exc:
         with contextlib.suppress(OSError):
             os.remove(tmp_path)
-        raise CheckpointError(_save_error_text(path, folder, exc)) from exc
+        raise CheckpointError(save_error_text(path, folder, exc)) from exc
     except BaseException:  # e.g. Ctrl-C
         with contextlib.suppress(OSError):
             os.remove(tmp_path)
         raise
 
 
-def _sync_folder(folder: str) -> None:
-    """The new name must survive a power failure too."""
+def sync_folder(folder: str) -> None:
+    """
+    After a file got a new name: the name must survive a power failure, too.
+
+    :param folder: of the file
+    """
     try:
         fd = os.open(folder, os.O_RDONLY)
     except OSError:  # e.g. folders cannot be opened on that system
@@ -79,7 +85,13 @@ def _sync_folder(folder: str) -> None:
         os.close(fd)
 
 
-def _save_error_text(path: str, folder: str, exc: BaseException) -> str:
+def save_error_text(path: str, folder: str, exc: BaseException) -> str:
+    """
+    :param path: that cannot be written
+    :param folder: of it, for the free space
+    :param exc: why not
+    :return: for the user
+    """
     os_error: BaseException | None = exc
     while os_error is not None and not isinstance(os_error, OSError):  # torch hides it behind its own error
         os_error = os_error.__cause__ or os_error.__context__
