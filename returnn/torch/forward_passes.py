@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -76,9 +76,9 @@ class ForwardPasses(StepReports, EngineBase):
         """:return: batches of the dataset, by the options of the config"""
         raise NotImplementedError  # by Engine
 
-    def _make_forward_step(self, forward_step: Any) -> StepCall | UserFunction:  # Any: a function of the user
-        """:return: as it will be called"""
-        return UserFunction(forward_step)
+    def _make_step_call(self, func: Callable[..., Any], *, with_eval_targets: bool = True) -> StepCall:
+        """:return: a step function of the config, as it will be called"""
+        raise NotImplementedError  # by Engine
 
     @property
     def _rank_and_size(self) -> tuple[int, int]:
@@ -178,7 +178,8 @@ class ForwardPasses(StepReports, EngineBase):
         options = ForwardOptions.from_config(self.config)
         if self._forward_step_func is None:
             functions = ModelOptions.from_config(self.config, needed=("forward_step",), used=())
-            self._forward_step_func = self._make_forward_step(functions.forward_step)
+            assert functions.forward_step is not None
+            self._forward_step_func = self._make_step_call(functions.forward_step, with_eval_targets=False)
         if dataset is not self.forward_dataset or self._forward_dataloader is None or not dataset_init_epoch:
             if options.sort_dataset and dataset_init_epoch:
                 sort_by_length(dataset)
@@ -226,7 +227,7 @@ class ForwardPasses(StepReports, EngineBase):
         self, sink: ForwardSink, loader: Loader, run_ctx: RunCtx, report: PassReport, progress: _Progress
     ) -> Iterator[list[SeqOutputs]]:
         """:return: per step the sequences that are next, in the order of the dataset"""
-        batches = with_first_batch_notice(cast(Iterator[RawBatch], iter(loader)), what="forward")
+        batches = with_first_batch_notice(iter(loader), what="forward")
         if self._distributed is None:
             for data in batches:
                 progress.num_seqs += len(data["seq_tag"])

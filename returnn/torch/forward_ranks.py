@@ -104,6 +104,11 @@ class RankExchange:
         return all(status.is_done for status in self._statuses)
 
     @property
+    def num_kept(self) -> int:
+        """Number of sequences that rank 0 keeps, since others come first; 0 on the other ranks."""
+        return self._merge.num_kept
+
+    @property
     def must_wait(self) -> bool:
         """Whether this rank is so far ahead that it is to skip a round."""
         own = self._statuses[self.rank].last_position
