@@ -8,8 +8,15 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from returnn.errors import OptionError
+from returnn.errors import ConfigError, OptionError
 from returnn.options.chunking import NON_DATA_KEYS, ChunkingOptions, ChunkStream, parse_chunking, read_chunking
+from returnn.options.custom_batching import (
+    BucketOptions,
+    CustomBatching,
+    parse_custom_batching,
+    read_custom_batching,
+)
+from returnn.options.dialect import is_mainline
 from returnn.options.registry import Option, declare, is_given, read
 
 if TYPE_CHECKING:
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchingOptions",
+    "BucketOptions",
+    "CustomBatching",
     "ChunkingOptions",
     "ChunkStream",
     "DropLast",
@@ -101,14 +110,6 @@ declare(
         "Whether min_seq_length and max_seq_length may drop sequences in the forward task. "
         "Unset: they may, with a warning. False: setting them is an error then.",
         tasks=("forward",),
-    ),
-    Option(
-        "torch_batching",
-        "dict | callable",
-        None,
-        "Own class for batching.",
-        status="refused",
-        instead="It comes later; until then use batch_size and max_seqs",
     ),
     Option(
         "online_shuffle_batches",
@@ -212,6 +213,8 @@ class BatchingOptions:
     :param chunking: None: no chunks
     :param allow_skipping_seqs_in_forward: None: allowed, but worth a warning
     :param online_shuffle: None: batches come in their order
+    :param count_scalars: values without a time axis count as length 1 for the limits, as in Mini-RETURNN; else not at all
+    :param custom: other way to batches than by batch_size, max_seqs, packed_batch_size. None: by these
     """
 
     batch_size: Limit = 1
@@ -223,6 +226,8 @@ class BatchingOptions:
     chunking: ChunkingOptions | None = None
     allow_skipping_seqs_in_forward: bool | None = None
     online_shuffle: OnlineShuffleOptions | None = None
+    count_scalars: bool = True
+    custom: BucketOptions | CustomBatching | None = None
 
     def __post_init__(self) -> None:
         """:raises ConfigError: an invalid value"""
@@ -238,8 +243,14 @@ class BatchingOptions:
             ("max_seq_length", _check_length("max_seq_length", self.max_seq_length)),
             ("chunking", parse_chunking(self.chunking)),
             ("online_shuffle", OnlineShuffleOptions.parse(self.online_shuffle)),
+            ("custom", parse_custom_batching(self.custom)),
         ):
             object.__setattr__(self, name, value)
+        if self.custom is not None and self.drop_last:
+            raise ConfigError(
+                'options "torch_batching" and "batch_drop_last" are both set, but which batch is the last one is only '
+                "defined for batches by batch_size and max_seqs. Remove batch_drop_last."
+            )
 
     @classmethod
     def from_config(
@@ -251,10 +262,21 @@ class BatchingOptions:
         :raises ConfigError: invalid values, or contradicting ones
         """
         specific = "batch_size_train" if role == "train" else "batch_size_dev"
+        custom = read_custom_batching(config)
+        limits: dict[str, Any] = {}
+        if custom is None:  # else they are shown as options without effect
+            limits["batch_size"] = read(config, specific if is_given(config, specific) else "batch_size")
+            limits["max_seqs"] = read(config, "max_seqs")
+            limits["packed_batch_size"] = read(config, "packed_batch_size")
+            if is_mainline(config) and not any(is_given(config, name) for name in (specific, *limits)):
+                raise ConfigError(
+                    'option "batch_size" is not set. Set e.g. batch_size = 10_000 (frames in a batch, padding included), or '
+                    "max_seqs."
+                )
         return cls(
-            batch_size=read(config, specific if is_given(config, specific) else "batch_size"),
-            max_seqs=read(config, "max_seqs"),
-            packed_batch_size=read(config, "packed_batch_size"),
+            **limits,
+            count_scalars=not is_mainline(config),
+            custom=custom,
             drop_last=read(config, "batch_drop_last"),
             min_seq_length=read(config, "min_seq_length"),
             max_seq_length=read(config, "max_seq_length"),

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy
 
 from returnn.datasets._loading.collate import NumpyBatch, is_list_dtype, target_dtype
-from returnn.datasets._loading.plan import BulkKeys, Items
+from returnn.datasets._loading.items import Items
+from returnn.datasets._loading.plan import BulkKeys
 from returnn.datasets._loading.source import Alloc, BatchInfo, Block, PassContext
 from returnn.datasets.ragged import Ragged
 from returnn.errors import DatasetError
@@ -59,12 +60,14 @@ class BlockReader:
         positions = items.seq_idx * ctx.shard_count + ctx.shard_index
         source = numpy.arange(len(positions), dtype=numpy.int64)
         unique = positions
-        if ctx.options.chunking is not None:
+        if ctx.options.custom is not None:  # not in the order of the sequences
+            unique, source = numpy.unique(positions, return_inverse=True)
+        elif ctx.options.chunking is not None:
             is_new = numpy.ones(len(positions), dtype=bool)
             is_new[1:] = positions[1:] != positions[:-1]
             unique = positions[is_new]
             source = numpy.cumsum(is_new) - 1
-        ctx.position, ctx.last_position, ctx.seq_tag = int(positions[0]), int(positions[-1]), None
+        ctx.position, ctx.last_position, ctx.seq_tag = int(unique[0]), int(unique[-1]), None
         data = self._read(unique)
         tags = ctx.dataset.get_seq_tags(positions)
         ctx.position = ctx.last_position = None
@@ -73,6 +76,10 @@ class BlockReader:
         seq_idxs = items.seq_idx.tolist()
         total = ctx.stats.num_seqs or 1
         block = Block([], [])
+        if ctx.options.custom is not None:
+            lasts = numpy.maximum.reduceat(positions, bounds[:-1]).tolist()
+        else:
+            lasts = positions[bounds[1:] - 1].tolist()
         edges = bounds.tolist()
         for b, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
             batch: NumpyBatch = {}
@@ -83,7 +90,7 @@ class BlockReader:
                     frames[part.key], padded[part.key] = part.frames[b], part.rows[b]
             batch["seq_idx"] = seq_idxs[start:end]
             batch["seq_tag"] = tags[start:end]
-            frac = ctx.complete_frac(int(positions[end - 1]), total)
+            frac = ctx.complete_frac(lasts[b], total)
             block.batches.append(batch)
             block.infos.append(BatchInfo(end - start, frames, padded, frac))
         return block

@@ -64,7 +64,7 @@ class BatchLimits:
         :param options: checked options
         :param drop_last: what is wanted for this dataset
         """
-        return cls(options.batch_size, options.max_seqs, options.packed_batch_size, drop_last)
+        return cls(options.batch_size, options.max_seqs, options.packed_batch_size, drop_last, options.count_scalars)
 
     @property
     def has_functions(self) -> bool:

@@ -10,6 +10,7 @@ from returnn.datasets._loading.bulk import iter_blocks_bulk
 from returnn.datasets._loading.per_seq import iter_blocks_per_seq
 from returnn.datasets._loading.plan import probe_bulk
 from returnn.datasets._loading.source import Alloc, Block, PassContext
+from returnn.options.custom_batching import BucketOptions
 
 __all__ = ["iter_blocks"]
 
@@ -22,7 +23,9 @@ def iter_blocks(ctx: PassContext, alloc: Alloc) -> Iterator[Block]:
     :param alloc: where the arrays of datasets with the bulk protocol are written
     """
     ctx.start()
-    keys = probe_bulk(ctx.dataset)
+    custom = ctx.options.custom
+    # Pipelines of users get sequences one by one.
+    keys = probe_bulk(ctx.dataset) if custom is None or isinstance(custom, BucketOptions) else None
     if keys is not None:
         yield from iter_blocks_bulk(ctx, keys, alloc)
     else:

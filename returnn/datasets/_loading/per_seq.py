@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._loading.bucket_plan import length_key_error
+from returnn.datasets._loading.buckets import TOO_LONG, Buckets
 from returnn.datasets._loading.chunking import chunk_bounds
 from returnn.datasets._loading.collate import collate_samples, is_list_dtype
 from returnn.datasets._loading.limits import BatchState, SeqPosition
-from returnn.datasets._loading.source import BatchInfo, Block, PassContext, known_num_seqs
-from returnn.options.batching import NON_DATA_KEYS
+from returnn.datasets._loading.source import BatchInfo, BatchMaker, Block, PassContext, known_num_seqs
+from returnn.options.batching import NON_DATA_KEYS, BucketOptions
 
 __all__ = ["iter_blocks_per_seq", "sample_lengths", "chunk_sample", "iter_seqs"]
 
 #: One sequence: data key -> array, seq_idx -> int, seq_tag -> str.
 Sample = dict[str, Any]
+#: What sequences tell of the pass, besides their data; batches have it in their statistics.
+PASS_KEYS = ("epoch", "num_seqs", "complete_frac")
 
 
 def sample_lengths(sample: Sample) -> dict[str, int]:
@@ -119,16 +123,16 @@ def make_block(samples: list[Sample], complete_frac: float | None) -> Block:
     return Block([batch], [BatchInfo(len(samples), frames, padded, complete_frac)])
 
 
-def iter_blocks_per_seq(ctx: PassContext) -> Iterator[Block]:
-    """
-    One pass, after ``ctx.start()``.
+#: Sequences of a batch, and how much of the epoch is done with it.
+_Batch = tuple[list[Sample], float | None]
 
-    :return: blocks of one batch each
-    """
+
+def _limited_batches(ctx: PassContext) -> Iterator[_Batch]:
+    """:return: batches by limits"""
     limits = ctx.options.limits
     state = BatchState(limits)
     samples: list[Sample] = []
-    batch_idx = 0
+    is_first = True
     frac: float | None = None
     for position, sample in _iter_items(ctx):
         next_frac = _complete_frac(ctx, position)
@@ -136,15 +140,77 @@ def iter_blocks_per_seq(ctx: PassContext) -> Iterator[Block]:
         if limits.has_functions:
             place = SeqPosition(sample["seq_idx"], ctx.epoch, ctx.stats.num_seqs, next_frac)
         if state.add(batch_lengths(sample, count_scalars=limits.count_scalars), place):
-            if ctx.options.takes_batch(batch_idx):
-                yield make_block(samples, frac)
+            yield samples, frac
             samples = []
-            batch_idx += 1
+            is_first = False
         samples.append(sample)
         frac = next_frac
     if not samples:
         return
-    if not state.keeps_last(is_only_batch=batch_idx == 0):
+    if state.keeps_last(is_only_batch=is_first):
+        yield samples, frac
+    else:
         ctx.drop("drop_last", None, len(samples))
-    elif ctx.options.takes_batch(batch_idx):
-        yield make_block(samples, frac)
+
+
+def _bucket_batches(ctx: PassContext, options: BucketOptions) -> Iterator[_Batch]:
+    """:return: batches of similar length"""
+    buckets: Buckets[tuple[Sample, float | None]] = Buckets(options, ctx.bucket_rng(options).random)
+    for position, sample in _iter_items(ctx):
+        length = sample_lengths(sample).get(options.length_key)
+        if length is None:
+            raise length_key_error(options, sample_lengths(sample), ctx.options.name)
+        if not buckets.fits(length):
+            ctx.drop(TOO_LONG, options.length_key)
+            continue
+        batch = buckets.add((sample, _complete_frac(ctx, position)), length)
+        if batch is not None:
+            yield _without_fracs(batch)
+    for batch in buckets.rest():
+        yield _without_fracs(batch)
+
+
+def _without_fracs(batch: list[tuple[Sample, float | None]]) -> _Batch:
+    return [sample for sample, _ in batch], max((frac for _, frac in batch if frac is not None), default=None)
+
+
+def _made_batches(ctx: PassContext, maker: BatchMaker) -> Iterator[_Batch]:
+    """:return: batches by a pipeline of the user, which gets sequences as the mainline peer has them"""
+    num_seqs = numpy.array(-1 if ctx.stats.num_seqs is None else ctx.stats.num_seqs)
+
+    def seqs() -> Iterator[Sample]:
+        for position, sample in _iter_items(ctx):
+            frac = _complete_frac(ctx, position)
+            yield {
+                **sample,
+                "seq_idx": numpy.array(sample["seq_idx"]),
+                "seq_tag": numpy.array(sample["seq_tag"]),
+                "epoch": numpy.array(ctx.epoch or 0),
+                "num_seqs": num_seqs,
+                "complete_frac": numpy.array(-1 if frac is None else frac, dtype=numpy.float32),
+            }
+
+    for batch in maker(seqs()):
+        done = max((float(sample.get("complete_frac", -1)) for sample in batch), default=-1.0)
+        samples = [{key: value for key, value in sample.items() if key not in PASS_KEYS} for sample in batch]
+        for sample in samples:
+            sample["seq_idx"], sample["seq_tag"] = int(sample["seq_idx"]), str(sample["seq_tag"])
+        yield samples, done if done >= 0 else None
+
+
+def iter_blocks_per_seq(ctx: PassContext) -> Iterator[Block]:
+    """
+    One pass, after ``ctx.start()``.
+
+    :return: blocks of one batch each
+    """
+    custom = ctx.options.custom
+    if custom is None:
+        batches = _limited_batches(ctx)
+    elif isinstance(custom, BucketOptions):
+        batches = _bucket_batches(ctx, custom)
+    else:
+        batches = _made_batches(ctx, custom)
+    for batch_idx, (samples, frac) in enumerate(batches):
+        if ctx.options.takes_batch(batch_idx):
+            yield make_block(samples, frac)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from returnn.datasets._loading.bucket_plan import iter_bucket_plans
 from returnn.datasets._loading.chunking import chunk_items
 from returnn.datasets._loading.collate import target_dtype
+from returnn.datasets._loading.items import Items
 from returnn.datasets._loading.limits import BatchState, SeqPosition, cut_batches
 from returnn.datasets._loading.source import PassContext, known_num_seqs
 from returnn.errors import DatasetError
+from returnn.options.custom_batching import BucketOptions
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["BulkKeys", "Items", "Planner", "probe_bulk"]
+__all__ = ["BulkKeys", "Planner", "probe_bulk"]
 
 #: Sequences for which the plan is made at a time.
 SEGMENT_SEQS = 65536
@@ -76,37 +79,6 @@ def probe_bulk(dataset: Dataset) -> BulkKeys | None:
                 "It must give one per sequence of the current epoch."
             )
     return BulkKeys(keys, lens, frame_bytes)
-
-
-@dataclasses.dataclass
-class Items:
-    """Sequences or chunks: arrays [m]."""
-
-    seq_idx: numpy.ndarray  # in the shard
-    starts: dict[str, numpy.ndarray]  # only chunked keys
-    lens: dict[str, numpy.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.seq_idx)
-
-    def take(self, idxs: numpy.ndarray | slice) -> Items:
-        """:return: some of them"""
-        return Items(
-            self.seq_idx[idxs],
-            {key: a[idxs] for key, a in self.starts.items()},
-            {key: a[idxs] for key, a in self.lens.items()},
-        )
-
-    def append(self, other: Items) -> Items:
-        """:return: these, and then the others"""
-        if not len(self):
-            return other
-        cat = numpy.concatenate
-        return Items(
-            cat([self.seq_idx, other.seq_idx]),
-            {key: cat([a, other.starts[key]]) for key, a in self.starts.items()},
-            {key: cat([a, other.lens[key]]) for key, a in self.lens.items()},
-        )
 
 
 class Planner:
@@ -189,6 +161,12 @@ class Planner:
         ctx = self._ctx
         total = ctx.stats.num_seqs or 0
         num = len(range(ctx.shard_index, total, ctx.shard_count))
+        custom = ctx.options.custom
+        if isinstance(custom, BucketOptions):
+            starts = range(0, num, SEGMENT_SEQS)
+            segments = (self._segment(start, min(start + SEGMENT_SEQS, num)) for start in starts)
+            yield from iter_bucket_plans(ctx, custom, segments)
+            return
         pending: Items | None = None
         is_first = True
         # Functions may draw random numbers or count: give each sequence to them once, so no pending rest is cut again.

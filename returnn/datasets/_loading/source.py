@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy
 
@@ -16,7 +16,7 @@ from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.len_filter import DropReason, LenFilter
 from returnn.datasets._loading.limits import BatchLimits
 from returnn.datasets._loading.remote_error import add_place
-from returnn.options.batching import BatchingOptions, ChunkingOptions
+from returnn.options.batching import BatchingOptions, BucketOptions, ChunkingOptions
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -28,6 +28,7 @@ __all__ = [
     "PassStats",
     "SourceOptions",
     "Alloc",
+    "BatchMaker",
     "alloc_on_heap",
     "PassContext",
     "known_num_seqs",
@@ -36,6 +37,8 @@ __all__ = [
 Role = Literal["train", "eval", "forward"]
 #: Gives zeroed arrays for a list of (shape, dtype).
 Alloc = Callable[[Sequence[tuple[tuple[int, ...], numpy.dtype]]], list[numpy.ndarray]]
+#: From the sequences of a pass to batches of them. Any: arrays and other values by data key.
+BatchMaker = Callable[[Iterator[dict[str, Any]]], Iterator[Sequence[dict[str, Any]]]]
 
 
 def alloc_on_heap(specs: Sequence[tuple[tuple[int, ...], numpy.dtype]]) -> list[numpy.ndarray]:
@@ -78,6 +81,7 @@ class SourceOptions:
     :param limits: of a batch
     :param len_filter: may be empty
     :param chunking: None: off
+    :param custom: batches by other means than limits. None: by limits
     :param seed: base of all randomness here
     :param worker_id: of this rank; 0 in the main process
     :param num_workers: of each rank; 0: the main process reads
@@ -85,6 +89,7 @@ class SourceOptions:
     :param num_ranks: 1: one process, or the dataset itself gives each rank its own part of the data
     :param is_global: batches are formed in the main order, and this worker of this rank makes every n-th of them
     :param block_bytes: aim for blocks of about this size
+    :param starts_epoch: call init_seq_order; False: the dataset is at the epoch to be read
     """
 
     name: str
@@ -92,6 +97,7 @@ class SourceOptions:
     limits: BatchLimits
     len_filter: LenFilter
     chunking: ChunkingOptions | None = None
+    custom: BucketOptions | BatchMaker | None = None
     seed: int = 42
     worker_id: int = 0
     num_workers: int = 0
@@ -99,6 +105,7 @@ class SourceOptions:
     num_ranks: int = 1
     is_global: bool = False
     block_bytes: int = 4 * 2**20
+    starts_epoch: bool = True
 
     @classmethod
     def create(
@@ -111,6 +118,7 @@ class SourceOptions:
         is_global: bool = False,
         rank: int = 0,
         num_ranks: int = 1,
+        batch_maker: BatchMaker | None = None,
     ) -> SourceOptions:
         """
         :param batching: checked options
@@ -120,6 +128,7 @@ class SourceOptions:
         :param is_global: see the class
         :param rank: see the class
         :param num_ranks: see the class
+        :param batch_maker: what the options give as custom batching, if that is no :class:`BucketOptions`
         """
         drop_last = False if batching.drop_last == "incomplete" and role != "train" else batching.drop_last
         return cls(
@@ -128,6 +137,7 @@ class SourceOptions:
             limits=BatchLimits.from_options(batching, drop_last=drop_last),
             len_filter=LenFilter(batching.min_seq_length, batching.max_seq_length),
             chunking=batching.chunking,
+            custom=batching.custom if isinstance(batching.custom, BucketOptions) else batch_maker,
             seed=seed,
             is_global=is_global,
             rank=rank,
@@ -172,7 +182,8 @@ class PassContext:
         self.stats = PassStats()
         # In the global mode all workers of all ranks need the same draws.
         stream = 0 if options.is_global else options.stream[0]
-        self.seeds = numpy.random.SeedSequence([abs(options.seed), max(epoch or 0, 0), stream])
+        self._seed_words = (max(epoch or 0, 0), stream)
+        self.seeds = numpy.random.SeedSequence([abs(options.seed), *self._seed_words])
         self.rng = numpy.random.default_rng(self.seeds)
         self.shard_index, self.shard_count = options.shard
         self.position: int | None = None  # of the sequence at work, for errors
@@ -186,12 +197,18 @@ class PassContext:
             self.dataset._loader_shard = self.options.shard
         if hasattr(self.dataset, "set_random_per_seq"):  # else a class of the user with the methods to read alone
             self.dataset.set_random_per_seq(True)
-        self.dataset.init_seq_order(epoch=self.epoch)
+        if self.options.starts_epoch:
+            self.dataset.init_seq_order(epoch=self.epoch)
         if getattr(self.dataset, "_sharding_applied", False):
             # A class of the user called apply_sharding: what it gives already is this worker's shard.
             self.shard_index, self.shard_count = 0, 1
             self.stats.is_shard = True
         self.stats.num_seqs = known_num_seqs(self.dataset)
+
+    def bucket_rng(self, options: BucketOptions) -> numpy.random.Generator:
+        """:return: for the random choice of buckets in this pass"""
+        seed = options.seed if options.seed is not None else self.options.seed
+        return numpy.random.default_rng([abs(seed), *self._seed_words, 1])
 
     def seed_global_generators(self) -> None:
         """Seed numpy's and Python's global generators: only in a worker process, for user code that uses them."""

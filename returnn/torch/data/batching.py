@@ -42,12 +42,13 @@ class BatchingIterDataPipe(IterStage):
         """
         super().__init__(dataset)
         options = BatchingOptions(
-            batch_size=batch_size, max_seqs=max_seqs, packed_batch_size=packed_batch_size, drop_last=drop_last
+            batch_size=batch_size,
+            max_seqs=max_seqs,
+            packed_batch_size=packed_batch_size,
+            drop_last=drop_last,
+            count_scalars=count_scalars,
         )
-        limits = BatchLimits.from_options(options, drop_last=options.drop_last)
-        self._limits = BatchLimits(
-            limits.batch_size, limits.max_seqs, limits.packed_batch_size, limits.drop_last, count_scalars
-        )
+        self._limits = BatchLimits.from_options(options, drop_last=options.drop_last)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """:return: batches: lists of sequences"""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy
 
-from returnn.errors import ConfigError
+from returnn.datasets._loading.buckets import Buckets
+from returnn.options.custom_batching import BucketOptions
 from returnn.torch.data.stages import IterStage
 
 __all__ = ["BucketOrderingIterDataPipe"]
@@ -39,15 +40,7 @@ class BucketOrderingIterDataPipe(IterStage):
         :raises ConfigError: no buckets, or invalid ones
         """
         super().__init__(dataset)
-        if not buckets or any(max_len <= 0 or size <= 0 for max_len, size in buckets):
-            raise ConfigError(
-                f"buckets: expected pairs of (max length > 0, num seqs > 0), at least one, got {buckets!r}."
-            )
-        self._buckets = sorted((int(max_len), int(size)) for max_len, size in buckets)
-        if len({max_len for max_len, _ in self._buckets}) != len(self._buckets):
-            raise ConfigError(f"buckets: each max length may occur only once, got {list(buckets)!r}.")
-        self._length_key = length_key
-        self._random_bucket_prob = random_bucket_prob
+        self._options = BucketOptions(tuple(buckets), length_key, random_bucket_prob, seed)
         self._rng = numpy.random.RandomState(seed)
         #: Number of dropped sequences of the newest pass.
         self.num_dropped = 0
@@ -55,18 +48,13 @@ class BucketOrderingIterDataPipe(IterStage):
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """:return: batches: lists of sequences"""
         self.num_dropped = 0
-        limits = [max_len for max_len, _ in self._buckets]
-        content: list[list[dict[str, Any]]] = [[] for _ in self._buckets]
+        buckets: Buckets[dict[str, Any]] = Buckets(self._options, self._rng.random_sample)
         for sample in self._dataset:
-            length = len(sample[self._length_key])
-            i = int(numpy.searchsorted(limits, length))
-            if i == len(limits):
+            length = len(sample[self._options.length_key])
+            if not buckets.fits(length):
                 self.num_dropped += 1
                 continue
-            if self._random_bucket_prob and self._rng.rand() < self._random_bucket_prob:
-                i = int(self._rng.randint(i, len(limits)))
-            content[i].append(sample)
-            if len(content[i]) >= self._buckets[i][1]:
-                yield content[i]
-                content[i] = []
-        yield from (rest for rest in content if rest)
+            batch = buckets.add(sample, length)
+            if batch is not None:
+                yield batch
+        yield from buckets.rest()

@@ -14,7 +14,9 @@ from returnn.options.batching import BatchingOptions
 from returnn.torch.data.batching import BatchingIterDataPipe
 from returnn.torch.data.chunking import ChunkingIterDataPipe
 from returnn.torch.data.collate import collate_batch
+from returnn.torch.data.custom_batching import make_batches
 from returnn.torch.data.len_filter import LenFilterDataPipe
+from returnn.torch.data.shuffling import ShufflingDataPipe
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -29,7 +31,8 @@ def get_batching_iterable_dataset_from_config(
     :param dataset: sequences, e.g. ReturnnDatasetIterDataPipe
     :param config: with batch_size and co. Any: options
     :param train: for training data
-    :return: length filter, chunking and batching over the dataset: gives lists of sequences
+    :return: length filter, chunking, batching and (in training) shuffling of batches over the dataset, as far as the
+        options ask for them: gives lists of sequences
     :raises ConfigError: invalid options
     """
     options = BatchingOptions.from_config(config, role="train" if train else "eval")
@@ -37,13 +40,23 @@ def get_batching_iterable_dataset_from_config(
         dataset = LenFilterDataPipe(dataset, options.min_seq_length, options.max_seq_length)
     if options.chunking is not None:
         dataset = ChunkingIterDataPipe(dataset, options.chunking)
-    return BatchingIterDataPipe(
-        dataset,
-        batch_size=options.batch_size,
-        max_seqs=options.max_seqs,
-        drop_last=options.drop_last,
-        packed_batch_size=options.packed_batch_size,
-    )
+    batches: Any
+    if options.custom is not None:
+        batches = make_batches(options.custom, dataset, train=train)
+    else:
+        batches = BatchingIterDataPipe(
+            dataset,
+            batch_size=options.batch_size,
+            max_seqs=options.max_seqs,
+            drop_last=options.drop_last,
+            packed_batch_size=options.packed_batch_size,
+            count_scalars=options.count_scalars,
+        )
+    if train and options.online_shuffle is not None:
+        batches = ShufflingDataPipe(
+            batches, buffer_size=options.online_shuffle.buffer_size, seed=options.online_shuffle.seed
+        )
+    return batches
 
 
 def create_data_loader_from_batches(

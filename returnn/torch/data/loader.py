@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-import numpy
 import torch
 
 from returnn._state import state
@@ -19,10 +18,11 @@ from returnn.datasets._loading.ranks import data_rank, num_seqs_of_rank
 from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
 from returnn.errors import ConfigError, DatasetError, ReturnnError
 from returnn.log import log
-from returnn.options.batching import BatchingOptions, OnlineShuffleOptions
+from returnn.options.batching import BatchingOptions, BucketOptions, CustomBatching, OnlineShuffleOptions
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.collate import RawBatch, batch_to_torch
-from returnn.torch.data.shuffling import shuffle_block
+from returnn.torch.data.custom_batching import PipelineBatching
+from returnn.torch.data.shuffling import shuffle_block, shuffling_rng
 from returnn.torch.data.stats import LoaderStats
 
 if TYPE_CHECKING:
@@ -74,25 +74,12 @@ def create_loader(
     name = name or getattr(dataset, "name", None) or type(dataset).__name__
     if loader.unused_keys:
         log.print_warning(f"torch_dataloader_opts: without effect here: {', '.join(loader.unused_keys)}.")
-    has_filter = batching.min_seq_length is not None or batching.max_seq_length is not None
-    if role == "forward" and has_filter:
-        if batching.allow_skipping_seqs_in_forward is False:
-            raise ConfigError(
-                'options "min_seq_length" and "max_seq_length" may drop sequences, but '
-                '"allow_skipping_seqs_in_forward" is False. Unset the limits for the forward task, or set it to True.'
-            )
-        if batching.allow_skipping_seqs_in_forward is None:
-            print(
-                f"Warning: min_seq_length/max_seq_length may drop sequences of dataset {name!r} in the forward task. "
-                "Set allow_skipping_seqs_in_forward = True if that is wanted.",
-                file=log.v2,
-            )
-    if role == "forward" and batching.drop_last is True:
-        print(
-            f"Warning: batch_drop_last = True drops the last batch of dataset {name!r} in the forward task too. "
-            'Set batch_drop_last = "incomplete" to drop batches only in training.',
-            file=log.v2,
-        )
+    custom = batching.custom
+    batch_maker = None
+    if isinstance(custom, CustomBatching):
+        batch_maker = PipelineBatching(custom, train=role == "train")
+    if role == "forward":
+        _check_forward(batching, name)
     if loader.num_workers > 1 and not dataset.supports_sharding() and loader.worker_batching == "sharded":
         raise DatasetError(
             "Dataset does not support sharding but 'num_workers_per_gpu' is > 0. "
@@ -108,12 +95,49 @@ def create_loader(
         is_global=is_global,
     )
     options = SourceOptions.create(
-        batching, name=name, role=role, seed=seed, is_global=is_global, rank=rank, num_ranks=num_ranks
+        batching,
+        name=name,
+        role=role,
+        seed=seed,
+        is_global=is_global,
+        rank=rank,
+        num_ranks=num_ranks,
+        batch_maker=batch_maker,
     )
     shuffling = batching.online_shuffle if role == "train" else None
     pin = pin_memory if loader.pin_memory is None else loader.pin_memory
     source = epoch_source or EpochSource()
     return Loader(dataset, options, loader, source, resumed=resumed, pin_memory=pin, shuffling=shuffling)
+
+
+def _check_forward(batching: BatchingOptions, name: str) -> None:
+    """
+    Nothing may get lost unnoticed.
+
+    :raises ConfigError: sequences may be dropped, and the options say that this must not be
+    """
+    droppers = []
+    if batching.min_seq_length is not None or batching.max_seq_length is not None:
+        droppers.append("min_seq_length/max_seq_length")
+    if isinstance(batching.custom, BucketOptions):
+        droppers.append("the longest bucket of torch_batching")
+    if droppers and batching.allow_skipping_seqs_in_forward is False:
+        raise ConfigError(
+            f'{" and ".join(droppers)} may drop sequences of dataset {name!r}, but "allow_skipping_seqs_in_forward" is '
+            "False. Unset the limits for the forward task, or set it to True."
+        )
+    if droppers and batching.allow_skipping_seqs_in_forward is None:
+        print(
+            f"Warning: {' and '.join(droppers)} may drop sequences of dataset {name!r} in the forward task. "
+            "Set allow_skipping_seqs_in_forward = True if that is wanted.",
+            file=log.v2,
+        )
+    if batching.drop_last is True:
+        print(
+            f"Warning: batch_drop_last = True drops the last batch of dataset {name!r} in the forward task too. "
+            'Set batch_drop_last = "incomplete" to drop batches only in training.',
+            file=log.v2,
+        )
 
 
 class Loader:
@@ -202,8 +226,7 @@ class Loader:
     def _shuffle(
         self, blocks: Iterator[tuple[Block, PassStats]], shuffling: OnlineShuffleOptions, epoch: int
     ) -> Iterator[tuple[Block, PassStats]]:
-        seed = shuffling.seed if shuffling.seed is not None else self.options.seed
-        rng = numpy.random.RandomState([abs(seed), max(epoch, 0)])
+        rng = shuffling_rng(shuffling.seed, default_seed=self.options.seed, epoch=epoch)
         buffer = Block([], [])
         pass_stats = PassStats()
         try:

@@ -7,10 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy
 import torch.utils.data
 
-from returnn._state import state
+from returnn._state import find_global_config, state
+from returnn.datasets._loading.source import known_num_seqs
 from returnn.errors import DatasetError
+from returnn.options.dialect import is_mainline
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -76,6 +79,20 @@ def _read_seq(dataset: Dataset, position: int, keys: list[str]) -> dict[str, Any
     return {key: dataset.get_data(position, key) for key in keys}
 
 
+def _to_mainline(sample: dict[str, Any], dataset: Dataset, position: int) -> None:
+    """:param sample: extended in place. Any: arrays"""
+    num_seqs = known_num_seqs(dataset)
+    try:
+        complete_frac = dataset.get_complete_frac(position, allow_only_lr_suitable=True)
+    except (NotImplementedError, TypeError):  # TypeError: no sequences, or an override with other arguments
+        complete_frac = None
+    sample["seq_idx"] = numpy.array(sample["seq_idx"])
+    sample["seq_tag"] = numpy.array(sample["seq_tag"])
+    sample["epoch"] = numpy.array(dataset.epoch or 0)
+    sample["num_seqs"] = numpy.array(-1 if num_seqs is None else num_seqs)
+    sample["complete_frac"] = numpy.array(-1 if complete_frac is None else complete_frac, dtype=numpy.float32)
+
+
 class ReturnnDatasetIterDataPipe(torch.utils.data.IterableDataset):
     """
     Sequences of a dataset, in its order. Each new iterator calls the reset callback first, in the process that iterates.
@@ -84,13 +101,18 @@ class ReturnnDatasetIterDataPipe(torch.utils.data.IterableDataset):
     unless the dataset shards by itself.
     """
 
-    def __init__(self, returnn_dataset: Dataset, *, reset_callback: ResetCallback | None = None):
+    def __init__(
+        self, returnn_dataset: Dataset, *, reset_callback: ResetCallback | None = None, mainline: bool | None = None
+    ):
         """
         :param returnn_dataset: to iterate over
         :param reset_callback: brings the dataset to an epoch; None: epochs 1, 2, ... with each iterator
+        :param mainline: form of the sequences; None: that of the dialect of the global config
         """
         super().__init__()
         self._dataset = returnn_dataset
+        config = find_global_config()
+        self._is_mainline = (config is not None and is_mainline(config)) if mainline is None else mainline
         self._reset_callback = reset_callback or ReturnnDatasetResetDefaultEpochCounterCallback(returnn_dataset)
 
     def reset(self) -> None:
@@ -103,7 +125,11 @@ class ReturnnDatasetIterDataPipe(torch.utils.data.IterableDataset):
         self._reset_callback()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """:return: data key -> array, seq_idx -> int (within the shard), seq_tag -> str. Any: either"""
+        """
+        :return: data key -> array, seq_idx -> int (within the shard), seq_tag -> str. Any: either.
+            In mainline's form both are arrays, and there are also epoch, num_seqs (-1: unknown) and complete_frac
+            (float32, -1: unknown)
+        """
         self.reset()
         dataset = self._dataset
         first, step = 0, 1
@@ -119,6 +145,8 @@ class ReturnnDatasetIterDataPipe(torch.utils.data.IterableDataset):
             sample = _read_seq(dataset, position, keys)
             sample["seq_idx"] = seq_idx
             sample["seq_tag"] = dataset.get_tag(position)
+            if self._is_mainline:
+                _to_mainline(sample, dataset, position)
             yield sample
             seq_idx += 1
             position += step

@@ -13,7 +13,7 @@ from returnn.datasets._loading.source import Block
 from returnn.errors import ConfigError
 from returnn.torch.data.stages import IterStage
 
-__all__ = ["ShufflingDataPipe", "shuffle_block"]
+__all__ = ["ShufflingDataPipe", "shuffle_block", "shuffling_rng"]
 
 
 class ShufflingDataPipe(IterStage):
@@ -64,6 +64,17 @@ class ShufflingDataPipe(IterStage):
             rest = iter(values)
             order = [_with_values(item, key, rest) for item in order]
         return order
+
+
+def shuffling_rng(seed: int | None, *, default_seed: int, epoch: int) -> numpy.random.RandomState:
+    """
+    :param seed: of the option. In epoch 1, the order is that of :class:`ShufflingDataPipe` with this seed
+    :param default_seed: without one
+    :param epoch: each has its own order, which does not depend on where the training was started
+    """
+    if seed is not None and epoch <= 1:
+        return numpy.random.RandomState(seed)
+    return numpy.random.RandomState([abs(default_seed if seed is None else seed), max(epoch, 0)])
 
 
 def shuffle_block(block: Block, rng: numpy.random.RandomState) -> Block:
