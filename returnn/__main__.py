@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from returnn._state import state
 from returnn.cli import args as cli_args
-from returnn.cli.signals import EXIT_CODE_INTERRUPTED, SignalHandling, Terminated, end_children
+from returnn.cli.rank_end import leave, note_failure, part_from_ranks, say_cause
+from returnn.cli.signals import EXIT_CODE_INTERRUPTED, EXIT_CODE_TERMINATED, SignalHandling, Terminated, end_children
+from returnn.util.launcher import find_launch, set_process_rank
 
 if TYPE_CHECKING:
     from returnn.config import Config
     from returnn.datasets.basic import Dataset
     from returnn.engine.base import EngineBase
+    from returnn.util.rank_failure import RankFailure
 
 __all__ = [
     "config",
@@ -229,16 +232,20 @@ def init(
     _set(quit_returnn=False)
     state.quitting = False  # maybe set by an earlier run in this process
     init_better_exchook()
+    set_process_rank(find_launch(job_systems=False))
     init_config(
         config_filename=config_filename, command_line_options=command_line_options, extra_updates=config_updates
     )
     from returnn.cli.tasks import find_task
     from returnn.log import log
     from returnn.options import check
+    from returnn.options.distributed import DistributedOptions
     from returnn.options.task import TaskOptions
     from returnn.util.debug import init_faulthandler, init_ipython_kernel
 
     conf = _need_config()
+    # Log files are named after the rank.
+    set_process_rank(find_launch(job_systems=DistributedOptions.from_config(conf).is_set))
     init_log()
     if extra_greeting:
         print(extra_greeting, file=log.v1)
@@ -248,7 +255,8 @@ def init(
     task = find_task(options.task)
     if options.patch_atfork:
         print("Note: patch_atfork has no effect: worker processes are not forked.", file=log.v2)
-    check.report_options(conf, options.task)
+    with log.same_on_all_ranks():
+        check.report_options(conf, options.task)
     _set_environment(options)
     if options.ipython:
         init_ipython_kernel()
@@ -284,11 +292,12 @@ def execute_main_task() -> None:
 
     def after_init() -> None:
         if options.custom_engine is None:  # which reads options in its own ways
-            check.report_unread_options(conf, options.task)
+            with log.same_on_all_ranks():
+                check.report_unread_options(conf, options.task)
 
     run_task(options.task, conf, engine, after_init=after_init)
     unread = check.unread_command_line_keys(conf)
-    if unread and options.task != "nop":
+    if unread and options.task != "nop" and state.rank == 0:
         print("Note: nothing has read these keys of the command line:", ", ".join(unread), file=log.v2)
     print(f"elapsed: {hms_fraction(time.monotonic() - start_time)}", file=log.v3)
 
@@ -336,17 +345,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             execute_main_task()
         except KeyboardInterrupt as exc:
             signals.ending()
+            _end_of_rank(exc, signals, exit_code=EXIT_CODE_INTERRUPTED)
             _report_interrupt(exc)
             _finalize_after_error()
+            _leave_if_rank(EXIT_CODE_INTERRUPTED)
             sys.exit(EXIT_CODE_INTERRUPTED)
-        except Terminated:
+        except Terminated as exc:
             signals.ending()
+            first = _end_of_rank(exc, signals, exit_code=1)
             _finalize_after_error()
+            _leave_if_rank(EXIT_CODE_TERMINATED, first)
             raise
-        except BaseException:
+        except BaseException as exc:
+            exit_code = exc.code if isinstance(exc, SystemExit) else 1
+            _end_of_rank(exc, signals, exit_code=exit_code if isinstance(exit_code, int) else 1)
             _finalize_after_error()
+            if isinstance(exc, SystemExit) and (exit_code is None or isinstance(exit_code, int)):
+                _leave_if_rank(exit_code or 0)
             raise
         finalize()
+        part_from_ranks()
         _flush_stdout()
 
 
@@ -390,6 +408,42 @@ def _finalize_after_error() -> None:
         print(f"Error while ending: {type(exc).__name__}: {exc}", file=sys.stderr)
     end_children()
     _flush_stdout()
+
+
+def _end_of_rank(exc: BaseException, signals: SignalHandling, *, exit_code: int) -> RankFailure | None:
+    """
+    With several ranks: tell the others, and let the process end soon in any case.
+
+    :return: the failure of another rank which was before; None: there was none, or there is one rank only
+    """
+    signals.require_end(exit_code)
+    if state.world_size <= 1 or (isinstance(exc, SystemExit) and not exc.code):
+        return None
+    from returnn.cli import error_report
+
+    stops = {Terminated: "stopped by SIGTERM", KeyboardInterrupt: "stopped by Ctrl-C"}
+    sentence = stops.get(type(exc)) or (
+        f"ended by sys.exit({exc.code!r})" if isinstance(exc, SystemExit) else error_report.sentence(exc)
+    )
+    is_stop = isinstance(exc, (SystemExit, KeyboardInterrupt))
+    return note_failure(exc, sentence=sentence, report=sentence if is_stop else error_report.short_report(exc))
+
+
+def _leave_if_rank(exit_code: int, first: RankFailure | None = None) -> None:
+    """
+    With several ranks: end now, after those who need us have heard why.
+
+    :param exit_code: of the process, if no other rank failed
+    :param first: failure of another rank
+    """
+    if state.world_size <= 1:
+        return
+    _flush_stdout()
+    part_from_ranks(error=True)
+    if first is not None and first.kind != "stopped":
+        say_cause(first)
+        exit_code = 1
+    leave(exit_code)
 
 
 def _flush_stdout() -> None:

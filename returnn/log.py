@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from returnn._state import state
 from returnn.errors import ConfigError, NotSupportedError
 from returnn.util.log_levels import LEVELS
+from returnn.util.rank_failure import prefix_lines
 from returnn.util.time_format import get_utc_start_time_filename_part
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = ["Log", "Stream", "StdoutHandler", "StreamThreadLocal", "StreamDummy",
 
 _MAX_VERBOSITY = 5
 _DEFAULT_VERBOSITY = 3
+#: Warnings have it at most. What standard output shows of ranks other than 0.
+_WARNINGS_VERBOSITY = 2
 _FORMATS = {
     "default": "%(message)s",
     "raw": "%(message)s",
@@ -89,6 +92,25 @@ class StdoutHandler(logging.StreamHandler):
         """A reader that is gone (``rnn.py my.config | head``) is no reason to complain at each line."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError) and not _complain_once(self, "on stdout"):
             super().handleError(record)
+
+
+class _RankStdoutHandler(StdoutHandler):
+    """Of all ranks but the first: only warnings and errors, each line with the rank. Rank 0 shows the rest."""
+
+    def __init__(self, owner: Log) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def filter(self, record: logging.LogRecord) -> bool:  # type: ignore[override]
+        """:return: whether it is shown"""
+        if record.levelno >= logging.WARNING:
+            return True
+        text = record.getMessage().lstrip().lower()
+        return not self._owner.is_same_on_all_ranks and text.startswith(("warning", "deprecation warning", "error"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """:return: the text, each line with the rank"""
+        return prefix_lines(super().format(record))
 
 
 class _FileHandler(logging.FileHandler):
@@ -220,6 +242,8 @@ class Log:
         self.v: list[logging.Logger] | None = None
         #: arguments of :func:`initialize` that give another process the same targets, as far as they can be sent there
         self.settings_for_workers: dict[str, Any] = {}  # Any: the types of these arguments
+        #: what is printed now is the same on all ranks of a distributed run, so one of them is enough to show it
+        self.is_same_on_all_ranks = False
         # Typed for the state after initialize, because that is when they are indexed.
         self.verbose: list[bool] = None  # type: ignore[assignment]
         self.v1: TextIO = None  # type: ignore[assignment]
@@ -237,6 +261,9 @@ class Log:
     ) -> None:
         """
         Set the targets. Can be called again, which closes the earlier files and starts anew.
+
+        In a distributed run, ranks other than 0 show only warnings and errors on standard output, and have no pipes: many
+        processes would write to what the command writes.
 
         :param logs: "stdout", "|shell command", a handler, or a file name with optional ``$date`` (UTC process start);
             the folder is created. "stdout" is added if missing, unless propagate
@@ -266,6 +293,10 @@ class Log:
         for i, target in enumerate(targets):
             target_verbosity = _entry(verbosities, i, _DEFAULT_VERBOSITY)
             target_format = _entry(formats, i, "default")
+            if state.rank and target == "stdout":
+                target_verbosity = min(target_verbosity, _WARNINGS_VERBOSITY)
+            if state.rank and isinstance(target, str) and target.startswith("|"):
+                continue
             max_verbosity = max(max_verbosity, target_verbosity)
             handler = self._make_handler(target)
             handler.setLevel(LEVELS[target_verbosity])
@@ -290,7 +321,7 @@ class Log:
                 f'invalid log target {target!r} (option "log"): expected "stdout", "|command" or a file name.'
             )
         if target == "stdout":
-            return StdoutHandler()
+            return _RankStdoutHandler(self) if state.rank else StdoutHandler()
         if target.startswith("|"):
             return _PipeHandler(target[1:].strip())
         filename = target.replace("$date", get_utc_start_time_filename_part())
@@ -313,8 +344,8 @@ class Log:
         """
         if config.bool("use_horovod", False):
             raise NotSupportedError(
-                'Option "use_horovod" is not supported. Remove it, and train in one process;'
-                " training on many devices comes later, with torchrun."
+                'Option "use_horovod" is not supported. Remove it, set torch_distributed = {}, and start with torchrun: '
+                "python -m torch.distributed.run --nproc-per-node N rnn.py my.config"
             )
         # `from returnn.log import log` in a config puts this object under the name of the option.
         logs = [target for target in _option_list(config, "log") if not isinstance(target, Log)]
@@ -351,6 +382,15 @@ class Log:
         else:
             extra = "This might be disallowed with a future behavior_version."
         self.print_warning(text, prefix_text="DEPRECATION WARNING:", extra_text=extra)
+
+    @contextlib.contextmanager
+    def same_on_all_ranks(self) -> Iterator[None]:
+        """What is printed inside the block is the same on all ranks of a distributed run: only rank 0 shows it on stdout."""
+        saved, self.is_same_on_all_ranks = self.is_same_on_all_ranks, True
+        try:
+            yield
+        finally:
+            self.is_same_on_all_ranks = saved
 
     def __reduce__(self) -> str:
         # By name: functions of a config that use the log get that of the process where they run.

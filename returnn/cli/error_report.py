@@ -21,8 +21,10 @@ from types import TracebackType
 from typing import TextIO
 
 from returnn._state import state
+from returnn.cli import rank_end
 from returnn.errors import UserError, WorkerError
 from returnn.log import StdoutHandler, log
+from returnn.util.rank_failure import prefix_lines
 
 __all__ = ["sentence", "short_report", "report", "install", "ignore_broken_pipe"]
 
@@ -108,6 +110,7 @@ def _notes(exc: BaseException) -> str:
 def report(exc: BaseException, *, dump: Dump | None = None) -> None:
     """
     Write the dump to the log and then the short report to stderr, so that the sentence is the last that is seen.
+    With several ranks, each line says which, and a rank that ends because of another one says only that.
 
     :param exc:
     :param dump: writes the long dump; None: only the full traceback goes to the log
@@ -115,8 +118,12 @@ def report(exc: BaseException, *, dump: Dump | None = None) -> None:
     with contextlib.suppress(Exception):  # a broken log or dump must not hide the error itself
         _log_dump(exc, dump)
     ignore_broken_pipe(sys.stdout)
+    first = rank_end.failed_before()
+    if first is not None:
+        rank_end.say_cause(first, rank_end.own_sentence(exc, sentence(exc)))
+        return
     try:
-        sys.stderr.write(short_report(exc))
+        sys.stderr.write(prefix_lines(short_report(exc)))
         sys.stderr.flush()
     except (OSError, ValueError):  # nobody reads, or it is closed, or the disk is full
         ignore_broken_pipe(sys.stderr)
@@ -139,7 +146,7 @@ def _log_dump(exc: BaseException, dump: Dump | None) -> None:
 
 def _wants_dump(handler: logging.Handler) -> bool:
     """:return: True for files and pipes; for stdout only if it also gets the lines of log.v5"""
-    return not isinstance(handler, StdoutHandler) or handler.level <= logging.DEBUG
+    return not isinstance(handler, StdoutHandler) or (handler.level <= logging.DEBUG and not state.rank)
 
 
 def _is_user_file(filename: str) -> bool:
@@ -167,7 +174,10 @@ def install(dump: Dump | None = None) -> None:
             with contextlib.suppress(OSError, ValueError):
                 print("KeyboardInterrupt", file=sys.stderr)
             return
+        rank_end.part_from_ranks(error=True)
         report(exc.with_traceback(tb), dump=dump)
+        if state.world_size > 1 and threading.current_thread() is threading.main_thread():
+            rank_end.leave(1)
 
     sys.excepthook = hook
 

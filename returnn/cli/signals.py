@@ -10,6 +10,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from returnn.cli.rank_end import EndGuard, are_several_ranks, failed_before
+
 __all__ = ["Terminated", "SignalHandling", "EXIT_CODE_TERMINATED", "EXIT_CODE_INTERRUPTED"]
 
 EXIT_CODE_TERMINATED = 128 + signal.SIGTERM
@@ -22,10 +24,13 @@ _UNWIND_LIMIT_SECS = 20
 
 
 class Terminated(SystemExit):
-    """Raised in the main thread by SIGTERM, so that everything unwinds as at a normal exit."""
+    """
+    Raised in the main thread by SIGTERM, so that everything unwinds as at a normal exit. With several ranks also if another
+    rank failed; then the exit code is that of errors.
+    """
 
     def __init__(self) -> None:
-        super().__init__(EXIT_CODE_TERMINATED)
+        super().__init__(EXIT_CODE_TERMINATED if failed_before() is None else 1)
 
 
 class SignalHandling:
@@ -37,6 +42,8 @@ class SignalHandling:
     - SIGTERM raises :class:`Terminated`; a second one ends the process at once.
 
     Does nothing outside of the main thread. Handlers that someone else installed are left alone.
+
+    With several ranks, a thread sees the signals too, and ends the process if the main thread does not do so in time.
     """
 
     def __init__(self) -> None:
@@ -45,6 +52,7 @@ class SignalHandling:
         self._last_interrupt = float("-inf")
         self._ending = False
         self._terminated = False
+        self._guard: EndGuard | None = None
 
     def __enter__(self) -> SignalHandling:
         if threading.current_thread() is threading.main_thread():
@@ -52,6 +60,12 @@ class SignalHandling:
                 self._saved[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 self._saved[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_terminate)
+            if self._saved and are_several_ranks():
+                codes = {signal.SIGINT: EXIT_CODE_INTERRUPTED, signal.SIGTERM: EXIT_CODE_TERMINATED}
+                self._guard = EndGuard(
+                    end_children=end_children,
+                    exit_codes={int(s): code for s, code in codes.items() if s in self._saved},
+                )
         return self
 
     def __exit__(
@@ -65,12 +79,26 @@ class SignalHandling:
             return
         if self._terminated:
             return
+        if self._guard is not None:
+            if self._ending:
+                return  # the process ends, and must not be interrupted before it has said why
+            self._guard.stop()
         for signum, handler in self._saved.items():
             signal.signal(signum, handler)
 
     def ending(self) -> None:
         """From now on the process only cleans up and ends."""
         self._ending = True
+
+    def require_end(self, exit_code: int) -> None:
+        """
+        With several ranks: only clean up from now on, and end in any case soon. Else nothing changes.
+
+        :param exit_code: if it is ended by force
+        """
+        if self._guard is not None:
+            self._ending = True
+            self._guard.require_end(exit_code)
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -84,6 +112,11 @@ class SignalHandling:
         raise KeyboardInterrupt
 
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
+        if self._guard is not None:
+            if self._ending:
+                return  # it ends in time anyway, and torchrun's agent or another rank may have asked for it as well
+            self._ending = self._terminated = True
+            raise Terminated
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._ending = self._terminated = True
         self._limit_time()
