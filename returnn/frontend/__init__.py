@@ -1,5 +1,6 @@
-"""The few names that configs use through ``import returnn.frontend as rf``."""
+"""The few names that configs use through ``import returnn.frontend as rf``. It has no layers."""
 
+from returnn.frontend._unsupported import refuse_attribute as __getattr__  # noqa: F401 (Python calls it)
 from returnn.frontend.run_ctx import (
     Loss,
     RunCtx,

@@ -10,7 +10,7 @@ import torch
 from returnn.errors import ModelError
 from returnn.tensor import Dim, Tensor, batch_dim
 
-__all__ = ["AxisSpec", "resolve_dims", "masked_sum_and_count", "lengths_of", "check_lengths"]
+__all__ = ["AxisSpec", "in_order", "resolve_dims", "masked_sum_and_count", "lengths_of", "check_lengths"]
 
 #: What users may give per axis: static size, Dim, or the lengths per sequence ``[B]``.
 AxisSpec = int | Dim | torch.Tensor
@@ -75,6 +75,22 @@ def _resolve_axis(tensor: torch.Tensor, axis: int, entry: AxisSpec, *, is_batch:
     return entry
 
 
+def in_order(tensor: Tensor, dims: Sequence[AxisSpec], *, name: str) -> torch.Tensor:
+    """
+    :param tensor: with a value
+    :param dims: its axes in another order
+    :param name: for messages
+    :return: its value with the axes in this order
+    :raises ModelError: they are others
+    """
+    raw: torch.Tensor = tensor.raw_tensor
+    if tuple(dims) == tensor.dims:
+        return raw
+    if len(dims) != len(tensor.dims) or any(not isinstance(d, Dim) or d not in tensor.dims for d in dims):
+        raise ModelError(f"{name}: it is a Tensor with dims {list(tensor.dims)}, but dims says {list(dims)}.")
+    return raw.permute([tensor.dims.index(d) for d in dims if isinstance(d, Dim)])
+
+
 def lengths_of(dim: Dim, *, name: str) -> torch.Tensor | None:
     """
     :return: lengths per sequence ``[B]`` of a dynamic axis, None for a static or batch axis
@@ -114,7 +130,7 @@ def masked_sum_and_count(
 ) -> tuple[torch.Tensor, torch.Tensor | int]:
     """
     :param tensor: ``[...]`` with an axis per dim; the batch axis is axis 0 unless batch_dim stands elsewhere
-    :param dims: the axes; a dynamic one has lengths ``[B]``
+    :param dims: the axes; a dynamic one has lengths ``[B]``, or over several of the other axes
     :param name: for messages
     :return: sum over all valid elements (padding excluded); number of valid elements: product of the static sizes
         and, per sequence, of the lengths
@@ -123,29 +139,60 @@ def masked_sum_and_count(
         return tensor, 1
     batch_axis = next((i for i, d in enumerate(dims) if d.is_batch_dim()), 0)
     mask: torch.Tensor | None = None
-    per_seq: Any = None  # valid elements per sequence over the dynamic axes [B]
+    valid: Any = None  # number of valid elements over the dynamic axes, a tensor that broadcasts over the other ones
+    counted = [False] * tensor.ndim  # axes that valid has
+    nested = False  # whether lengths are given per place of another dynamic axis
     static = 1
     for axis, dim in enumerate(dims):
         lens = lengths_of(dim, name=name)
         if lens is None:
-            if axis != batch_axis:
-                static *= int(tensor.shape[axis])
             continue
-        if axis == batch_axis or lens.shape[0] != tensor.shape[batch_axis]:
-            raise ModelError(
-                f"{name!r}: lengths of shape {tuple(lens.shape)} for axis {axis} do not fit to the tensor of shape "
-                f"{tuple(tensor.shape)} with batch axis {batch_axis}. Give one length per sequence; if the batch is "
-                "another axis, give returnn.tensor.batch_dim for it."
-            )
+        lens_axes = _axes_of_lengths(lens, dim, dims, axis=axis, batch_axis=batch_axis, tensor=tensor, name=name)
         check_lengths(lens, int(tensor.shape[axis]), axis=axis, name=name)
-        per_seq = lens if per_seq is None else per_seq * lens
         index_shape, lens_shape = [1] * tensor.ndim, [1] * tensor.ndim
-        index_shape[axis], lens_shape[batch_axis] = int(tensor.shape[axis]), int(tensor.shape[batch_axis])
+        index_shape[axis] = int(tensor.shape[axis])
+        for lens_axis in lens_axes:
+            lens_shape[lens_axis] = int(tensor.shape[lens_axis])
+            counted[lens_axis] = True
+            nested = nested or dims[lens_axis].is_dynamic()
+        counted[axis] = True
+        lens = lens.reshape(lens_shape)
+        valid = lens if valid is None else valid * lens
         index = torch.arange(tensor.shape[axis], device=tensor.device).reshape(index_shape)
-        axis_mask = index < lens.to(tensor.device).reshape(lens_shape)
+        axis_mask = index < lens.to(tensor.device, non_blocking=True)
         mask = axis_mask if mask is None else mask & axis_mask
+    for axis, size in enumerate(tensor.shape):
+        if not counted[axis]:
+            static *= int(size)
     if mask is None:
-        return tensor.sum(), static * int(tensor.shape[batch_axis])
+        return tensor.sum(), static
     # where, not a product: padding may hold inf or nan
     summed = torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device)).sum()
-    return summed, per_seq.sum() * static
+    if nested:  # a product of lengths would count padding
+        return summed, mask.sum() * static
+    return summed, valid.sum() * static
+
+
+def _axes_of_lengths(
+    lens: torch.Tensor,
+    dim: Dim,
+    dims: Sequence[Dim],
+    *,
+    axis: int,
+    batch_axis: int,
+    tensor: torch.Tensor,
+    name: str,
+) -> list[int]:
+    """:return: the axis of the tensor for each axis of the lengths"""
+    if lens.ndim == 1:
+        axes = [batch_axis]
+    else:
+        over = () if dim.dyn_size_ext is None else dim.dyn_size_ext.dims
+        axes = [next((i for i, d in enumerate(dims) if d is o), -1) for o in over]
+    if axis in axes or -1 in axes or axes != sorted(axes) or tuple(lens.shape) != tuple(tensor.shape[i] for i in axes):
+        raise ModelError(
+            f"{name!r}: lengths of shape {tuple(lens.shape)} for axis {axis} do not fit to the tensor of shape "
+            f"{tuple(tensor.shape)} with batch axis {batch_axis}. Give one length per sequence; if the batch is "
+            "another axis, give returnn.tensor.batch_dim for it."
+        )
+    return axes

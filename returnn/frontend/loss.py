@@ -136,16 +136,14 @@ def make_loss(
     :param use_normalized_loss: -
     :raises ModelError: shapes or lengths that do not fit
     """
-    where = f"mark_as_loss: {name!r}"
     if dims is None:
-        dims = [Dim(int(size), name=f"const_dim{axis}") for axis, size in enumerate(loss.shape)]
-        resolved = tuple(dims)
+        resolved = tuple(Dim(int(size), name=f"const_dim{axis}") for axis, size in enumerate(loss.shape))
     else:
         resolved = resolve_dims(loss, dims, name=name)
     summed, count = masked_sum_and_count(loss, resolved, name=name)
     norm: Scalar | None = count if resolved else None
     if custom_inv_norm_factor is not None:
-        norm = _sum_norm_factor(custom_inv_norm_factor, name=where)
+        norm = _sum_norm_factor(custom_inv_norm_factor, name=f"mark_as_loss: {name!r}")
     return loss_class(
         summed, name, scale, norm, as_error=as_error, use_normalized_loss=use_normalized_loss, dims=resolved
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from returnn.errors import ModelError
-from returnn.frontend.axes import AxisSpec, check_lengths, resolve_dims
+from returnn.frontend.axes import AxisSpec, check_lengths, in_order, resolve_dims
 from returnn.tensor import Dim, Tensor
 
 __all__ = ["make_output"]
@@ -39,7 +39,7 @@ def make_output(
             sparse_dim = tensor.sparse_dim
         elif tensor.sparse_dim is not sparse_dim:
             raise ModelError(f"{where} has sparse_dim {tensor.sparse_dim}, expected {sparse_dim}.")
-        tensor = _in_order(tensor, dims, where=where)
+        tensor = in_order(tensor, dims, name=where)
     if not isinstance(tensor, torch.Tensor):
         raise ModelError(f"{where} is {type(tensor).__name__}, expected a torch tensor.")
     if expected is not None:
@@ -81,15 +81,6 @@ def _usual_order(dims: Sequence[Dim], *, where: str) -> list[Dim]:
     return [*batch, *time, *rest]
 
 
-def _in_order(tensor: Tensor, dims: Sequence[AxisSpec], *, where: str) -> torch.Tensor:
-    if tuple(dims) == tensor.dims:
-        return tensor.raw_tensor  # type: ignore[no-any-return]
-    if len(dims) != len(tensor.dims) or any(not isinstance(d, Dim) or d not in tensor.dims for d in dims):
-        raise ModelError(f"{where} is a Tensor with dims {list(tensor.dims)}, but dims says {list(dims)}.")
-    order = [tensor.dims.index(d) for d in dims]  # type: ignore[arg-type]  # checked just above
-    return tensor.raw_tensor.permute(order)  # type: ignore[no-any-return]
-
-
 def _check_same_dims(given: Sequence[AxisSpec], expected: Sequence[Dim], *, where: str) -> None:
     # Sizes and lengths are compared later; a Dim must be the one that is described, so that axes are not mixed up.
     bad = len(given) != len(expected) or any(
@@ -115,7 +106,7 @@ def _check_sizes(tensor: torch.Tensor, dims: Sequence[Dim], *, name: str) -> Non
                 f'run_ctx.expected_outputs["{name}"].dims[{axis}].dyn_size_ext.raw_tensor = lengths, int [B], '
                 "or give the lengths [B] directly in dims."
             )
-        if lens.ndim and batch_axis is not None and lens.shape[0] != tensor.shape[batch_axis]:
+        if lens.ndim == 1 and batch_axis is not None and lens.shape[0] != tensor.shape[batch_axis]:
             raise ModelError(
                 f"{name!r}: there are {lens.shape[0]} lengths for axis {axis}, but {tensor.shape[batch_axis]} sequences."
             )

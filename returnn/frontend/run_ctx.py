@@ -17,7 +17,7 @@ import torch
 
 from returnn._state import state
 from returnn.errors import ModelError
-from returnn.frontend.axes import AxisSpec
+from returnn.frontend.axes import AxisSpec, in_order
 from returnn.frontend.loss import Loss, Scalar, make_loss
 from returnn.frontend.outputs import make_output
 from returnn.tensor import Tensor, TensorDict
@@ -204,8 +204,10 @@ class RunCtx:
         if name in self.losses:
             raise ModelError(f"mark_as_loss: the loss {name!r} was marked already in this step. Use another name.")
         if isinstance(loss, Tensor):
+            if loss.raw_tensor is None:
+                raise ModelError(f"mark_as_loss({name!r}): {loss} has no value, its raw_tensor is None.")
             dims = loss.dims if dims is None else dims
-            loss = loss.raw_tensor
+            loss = in_order(loss, dims, name=f"mark_as_loss({name!r})")
         if not isinstance(loss, torch.Tensor):
             try:
                 loss = torch.as_tensor(loss, dtype=torch.get_default_dtype(), device=self._device)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import returnn.options.unsupported  # noqa: F401  # declares the options: a run does not use them
-from returnn.errors import ModelError, OptionError
+from returnn.errors import OptionError
+from returnn.options.extern_data import ExternDataOptions
 from returnn.options.registry import read
-from returnn.tensor import Tensor
+from returnn.tensor import Tensor, TensorDict
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -34,34 +35,17 @@ class ExportOptions:
         export = read(config, "export")
         if export is not None and not callable(export):
             raise OptionError("export", expected="a function", got=export)
+        described = ExternDataOptions.from_config(config)
         return cls(
-            extern_data=_templates(config, "extern_data"),
-            model_outputs=_templates(config, "model_outputs"),
+            extern_data=_entries("extern_data", described.extern_data),
+            model_outputs=_entries("model_outputs", described.model_outputs),
             export=export,
         )
 
 
-def _templates(config: Config | Mapping[str, Any], name: str) -> Mapping[str, Tensor] | None:
-    value = read(config, name)
-    if value is None:
-        return None
-    if not isinstance(value, Mapping) or not value:
+def _entries(name: str, templates: TensorDict | None) -> Mapping[str, Tensor] | None:
+    if templates is not None and not templates.data:
         raise OptionError(
-            name,
-            expected="a dict from names to descriptions",
-            got=value,
-            todo=f"Set e.g. {name} = {{'data': {{'dim': 9}}}}",
+            name, expected="at least one entry", got={}, todo=f"Set e.g. {name} = {{'data': {{'dim': 9}}}}"
         )
-    res = {}
-    for key, opts in value.items():
-        if isinstance(opts, Tensor):
-            res[key] = opts
-            continue
-        if not isinstance(opts, Mapping):
-            raise OptionError(name, expected=f"a dict for {key!r}", got=opts, todo="Write e.g. {'dim': 9}")
-        try:
-            # The name in the description, if any, is only for messages.
-            res[key] = Tensor(key, **{k: v for k, v in opts.items() if k not in ("name", "vocab")})
-        except ModelError as exc:
-            raise OptionError(name, expected="descriptions of tensors", got=dict(opts), todo=str(exc)) from exc
-    return res
+    return None if templates is None else templates.data

@@ -142,12 +142,6 @@ _later(
 )
 
 _later(
-    *("extern_data", "model_outputs"),
-    types="dict",
-    doc="Descriptions of data streams and outputs.",
-    instead="Steps get raw tensors, described by the datasets; full support comes later",
-)
-_later(
     *("log_batch_size", "torch_log_memory_usage", "calculate_exp_loss"),
     default=False,
     types="bool",

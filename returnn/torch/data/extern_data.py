@@ -12,6 +12,7 @@ import numpy
 import torch
 
 from returnn.errors import BatchKeyError, ModelError
+from returnn.options.extern_data import extern_data_from_opts
 from returnn.tensor import Dim, Tensor, TensorDict, batch_dim
 from returnn.tensor._assign import check_shape, lengths_in, set_lengths
 
@@ -35,18 +36,9 @@ def extern_data_template_from_config_opts(opts: Mapping[str, Any] | TensorDict) 
     """
     :param opts: value of the option extern_data. Any: descriptions and Tensors
     :return: templates by key; ``seq_tag`` ([batch], "string") is added if it is not there
-    :raises ModelError: an entry is invalid; names it
+    :raises OptionError: an entry is invalid; names it
     """
-    res = TensorDict()
-    if isinstance(opts, TensorDict):
-        res.update(opts)
-    else:
-        for key, entry in opts.items():
-            try:
-                res.update({key: entry}, auto_convert=True)
-            except (ModelError, TypeError) as exc:
-                raise ModelError(f"extern_data[{key!r}] is invalid: {exc}") from exc
-    res = res.copy_template()
+    res = extern_data_from_opts(opts)
     if _SEQ_TAG not in res:
         dim = get_batch_dim_from_extern_data(res) if res.data else batch_dim
         res.data[_SEQ_TAG] = Tensor(_SEQ_TAG, [dim], "string")
