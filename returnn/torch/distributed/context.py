@@ -26,7 +26,8 @@ from returnn.log import log
 from returnn.options.distributed import DistributedOptions
 from returnn.options.training import EngineOptions
 from returnn.torch.device import choose_device
-from returnn.util.launcher import Launch, find_launch
+from returnn.torch.distributed.failure import start_rank_watch
+from returnn.util.launcher import Launch, find_launch, set_process_rank
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -194,6 +195,7 @@ def init_distributed(config: Config | Mapping[str, Any]) -> DistributedContext |
         if options.is_set:
             print("torch_distributed is set, but there is only one process: training goes as without it.", file=log.v2)
         return None
+    set_process_rank(launch)  # the program did so already; an engine that is used as a library did not
     requested = EngineOptions.from_config(config).device
     device = torch.device(choose_device(requested, local_rank=launch.local_rank))
     backend = _backend(options, device)
@@ -202,6 +204,7 @@ def init_distributed(config: Config | Mapping[str, Any]) -> DistributedContext |
     if owns_group:
         with _as_sentence(launch, options):
             store = _meet(launch, options)
+            start_rank_watch(store, host=launch.master_addr, timeout_secs=options.timeout_sec)
             dist.init_process_group(
                 backend=backend,
                 store=dist.PrefixStore("default_pg", store),
@@ -215,6 +218,8 @@ def init_distributed(config: Config | Mapping[str, Any]) -> DistributedContext |
             f"{launch.launcher} says rank {launch.rank} of {launch.size}. Leave the group to us, or make the same one."
         )
     with _as_sentence(launch, options):
+        if store is None:
+            start_rank_watch(None, host=launch.master_addr, timeout_secs=options.timeout_sec)
         ctx = DistributedContext(launch, options, device, store=store, owns_group=owns_group)
     if "nccl" in backend:
         _check_gpus(ctx.ranks)
