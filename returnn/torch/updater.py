@@ -5,7 +5,7 @@ From a loss to changed weights: gradients, accumulation, clipping, optimizer, an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -14,6 +14,7 @@ from returnn.errors import ModelError, NonFiniteGradientError, OptionError
 from returnn.frontend.run_ctx import Loss
 from returnn.log import log
 from returnn.options.optimizer import OptimizerOptions
+from returnn.torch.distributed.tensors import whole_tensor
 from returnn.torch.optim.creation import OptimizerCreation
 from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class
 from returnn.torch.optim.gradients import found_in, found_nonfinite, grad_norm_loss, gradient_noise_
@@ -94,6 +95,9 @@ class Updater(OptimizerCreation, OptimizerStateFile):
     _grad_norm: torch.Tensor | None = None
     # For take_losses.
     _reported: dict[str, Loss] | None = None
+    # See connect_ranks.
+    _reduce_gradients: Callable[[Iterable[torch.nn.Parameter]], None] | None = None
+    _noise_generator: torch.Generator | None = None
 
     def __init__(
         self,
@@ -195,6 +199,32 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         """
         self._update_hooks = (*self._update_hooks, hook)
 
+    def connect_ranks(
+        self,
+        reduce_gradients: Callable[[Iterable[torch.nn.Parameter]], None],
+        *,
+        noise_generator: torch.Generator | None = None,
+    ) -> None:
+        """
+        For a training of several ranks, which all update in the same way.
+
+        :param reduce_gradients: called right before an update, with the parameters: brings the gradients of all ranks together
+        :param noise_generator: for gradient_noise, in the same state on all ranks
+        """
+        self._reduce_gradients = reduce_gradients
+        self._noise_generator = noise_generator
+
+    def completes_group(self, step_idx: int | None) -> bool:
+        """
+        :param step_idx: of the step that begins, as for :meth:`step`
+        :return: whether the weights are updated after it; before, its gradients are only added to those of others
+        """
+        self._group_size += 1
+        try:
+            return self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx)
+        finally:
+            self._group_size -= 1
+
     def take_losses(self) -> dict[str, Loss]:
         """
         :return: numbers to report with the losses of the step that was just done, each only once: the norm of the gradients (with
@@ -265,6 +295,8 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         if self._grad_params_of is not self.network:
             self._grad_params = tuple(self.network.parameters())
             self._grad_params_of = self.network
+        if self._reduce_gradients is not None:
+            self._reduce_gradients(self._grad_params)
         grads = [param.grad for param in self._grad_params if param.grad is not None]
         self._grad_norm = None
         skipped: bool | torch.Tensor = False
@@ -316,15 +348,15 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         :return: total 2-norm before it was clipped, None if it was not needed
         """
         if self._grad_noise:
-            gradient_noise_(self._grad_params, self._grad_noise)
+            gradient_noise_(self._grad_params, self._grad_noise, generator=self._noise_generator)
         order = self._log_grad_norm
         clip_gives_norm = order == 2.0 and bool(self._grad_clip_norm) and not self._grad_clip
         if order is not None and grads and not clip_gives_norm:
-            self._grad_norm = torch.nn.utils.get_total_norm(grads, order)
+            self._grad_norm = whole_tensor(torch.nn.utils.get_total_norm(grads, order))
         if self._grad_clip:
             torch.nn.utils.clip_grad_value_(self._grad_params, self._grad_clip)
         if self._grad_clip_norm:
-            norm: torch.Tensor = torch.nn.utils.clip_grad_norm_(self._grad_params, self._grad_clip_norm)
+            norm = whole_tensor(torch.nn.utils.clip_grad_norm_(self._grad_params, self._grad_clip_norm))
             if clip_gives_norm:
                 self._grad_norm = norm
             return norm
@@ -427,6 +459,8 @@ class Updater(OptimizerCreation, OptimizerStateFile):
             self._update()
         elif pending and mode == "drop":
             self._drop_gradients()
+        elif pending and self._reduce_gradients is not None:
+            self._reduce_gradients(tuple(self.network.parameters()))  # the checkpoint is for all ranks
         self._group_size = 0
         self._reported = None
         report = EpochUpdates(

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from returnn.errors import CheckpointError
+from returnn.torch.distributed.tensors import like_parameter
 
 __all__ = ["OptimizerStateError", "StateDict", "LoadedState", "pack_state", "unpack_state", "load_into", "param_names"]
 
@@ -120,6 +121,10 @@ def load_into(optimizer: torch.optim.Optimizer, loaded: LoadedState, names: Sequ
         )
     state = _state_by_own_index(optimizer, loaded, list(names))
     _check_shapes(optimizer, state, loaded.filename, names)
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for idx, entries in state.items():
+        if isinstance(entries, Mapping):  # this rank's parts, if the model is sharded
+            state[idx] = {key: like_parameter(value, params[idx]) for key, value in entries.items()}
     groups, notes = _merge_groups(optimizer, file_groups, loaded.filename)
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})

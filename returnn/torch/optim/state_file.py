@@ -10,6 +10,7 @@ import torch
 from returnn.log import log
 from returnn.options.loading import LoadingOptions
 from returnn.torch.checkpoint import load_file, save_file_atomic
+from returnn.torch.distributed.tensors import is_sharded, like_parameter
 from returnn.torch.optim.skipped_updates import SkippedUpdates
 from returnn.torch.optim.state import load_into, pack_state, param_names, unpack_state
 
@@ -74,7 +75,17 @@ class OptimizerStateFile:
         assert self.optimizer is not None, "create_optimizer was not called"
         print(f"Load optimizer {filename}", file=log.v4)
         allow_unsafe = LoadingOptions.from_config(self.config).allow_unsafe
-        obj = load_file(filename, map_location=self._load_device(), weights_only=not allow_unsafe)
+        self.load_optimizer_state(
+            load_file(filename, map_location=self._load_device(), weights_only=not allow_unsafe), filename
+        )
+
+    def load_optimizer_state(self, obj: object, filename: str) -> None:
+        """
+        :param obj: content of an optimizer file, or of the sharded state of a checkpoint
+        :param filename: for messages
+        :raises CheckpointError: as :meth:`load_optimizer`
+        """
+        assert self.optimizer is not None, "create_optimizer was not called"
         loaded = unpack_state(obj, filename)
         for note in load_into(self.optimizer, loaded, param_names(self.network, self.optimizer)):
             print(f"Note: {note}", file=log.v3)
@@ -86,7 +97,9 @@ class OptimizerStateFile:
 
     def _load_device(self) -> torch.device:
         for param in self.network.parameters():
-            return param.device
+            return (
+                torch.device("cpu") if is_sharded(param) else param.device
+            )  # the whole state need not fit into one device
         return torch.device("cpu")
 
     def _restore_accumulated(self, accumulated: Mapping[str, Any] | None, filename: str) -> None:
@@ -106,5 +119,5 @@ class OptimizerStateFile:
         for name, grad in accumulated["grads"].items():
             param = params.get(name)
             if param is not None and param.shape == grad.shape:
-                param.grad = grad.to(device=param.device, dtype=param.dtype)
+                param.grad = like_parameter(grad, param).to(device=param.device, dtype=param.dtype)
         self._num_accumulated = int(accumulated["num_steps"])
