@@ -10,6 +10,7 @@ from returnn._state import find_global_config, state
 from returnn.errors import OptionError
 from returnn.options.dialect import is_mainline
 from returnn.options.registry import Option, closest_names, declare, lookup, read
+from returnn.options.sharding import SHARDING_KEYS, ShardingOptions
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -29,7 +30,7 @@ declare(
         "Train with the several processes that torchrun, srun or mpirun started; {} enables it with all defaults. Keys: "
         'reduce_type: "grad" (DistributedDataParallel around the step; with class, options), "grad_explicit" (one reduction '
         'before each update), "param" (average the parameters each param_sync_step steps; with sync_on_cpu); '
-        'class "fsdp": model, optimizer and checkpoint in shards (with shard_modules, mixed_precision, reshard_after_forward); '
+        'class "fsdp": model, optimizer and checkpoint in shards (with shard_modules, mixed_precision, reshard_after_forward, forward_methods, whole_optimizer_file); '
         'uneven: "join" (ranks without data left wait for the others) or "stop" (the epoch ends with the first such rank); '
         'loss_normalization: "global" (as one process with the batches of all ranks) or "per_rank" (mean over ranks); '
         'data: "sharded" (each rank its part) or "peers" (each rank all data, in another order); '
@@ -39,10 +40,9 @@ declare(
 
 _DEFAULT_TIMEOUT = 1800.0
 _DEFAULT_STARTUP_TIMEOUT = 600.0
-_FSDP_KEYS = ("shard_modules", "mixed_precision", "reshard_after_forward")
 _KEYS = (
     *("backend", "timeout_sec", "startup_timeout_sec", "reduce_type", "param_sync_step", "sync_on_cpu"),
-    *("class", "options", "uneven", "loss_normalization", "data", *_FSDP_KEYS),
+    *("class", "options", "uneven", "loss_normalization", "data", *SHARDING_KEYS),
 )
 
 
@@ -58,7 +58,7 @@ class DistributedOptions:
     :param sync_on_cpu: with "param"
     :param wrapper: class or function ``(module, **wrapper_options)`` instead of DistributedDataParallel; str: its dotted name
     :param wrapper_options: its arguments. Any: each has its own type
-    :param fsdp: keys of the class "fsdp"; None: another class. Any: each has its own type
+    :param fsdp: of the class "fsdp"; None: another class
     :param uneven: what happens when a rank has no data left
     :param loss_normalization: see the option
     :param data: see the option
@@ -73,7 +73,7 @@ class DistributedOptions:
     sync_on_cpu: bool = False
     wrapper: str | Callable[..., Any] | None = None
     wrapper_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    fsdp: Mapping[str, Any] | None = None
+    fsdp: ShardingOptions | None = None
     uneven: Uneven = "join"
     loss_normalization: LossNormalization = "global"
     data: DataMode = "sharded"
@@ -101,7 +101,7 @@ class DistributedOptions:
         wrapper = opts.get("class")
         fsdp = None
         if isinstance(wrapper, str) and wrapper.lower() == "fsdp":
-            wrapper, fsdp = None, {key: opts[key] for key in _FSDP_KEYS if key in opts}
+            wrapper, fsdp = None, ShardingOptions.from_dict(opts)
         _check_wrapper(opts, wrapper, reduce_type, is_fsdp=fsdp is not None)
         _check_param_keys(opts, reduce_type)
         default_norm: LossNormalization = "per_rank" if is_mainline(config) or reduce_type == "param" else "global"
@@ -178,7 +178,7 @@ def _check_wrapper(opts: Mapping[str, Any], wrapper: Any, reduce_type: str, *, i
             raise _error(
                 'with class "fsdp" no other "reduce_type" than "grad", and no "options"',
                 dict(opts),
-                f"Its own keys are {', '.join(_FSDP_KEYS)}",
+                f"Its own keys are {', '.join(SHARDING_KEYS)}",
             )
         return
     if reduce_type != "grad" and (wrapper is not None or options):
@@ -187,7 +187,7 @@ def _check_wrapper(opts: Mapping[str, Any], wrapper: Any, reduce_type: str, *, i
             dict(opts),
             'Remove them, or use reduce_type "grad"',
         )
-    for key in _FSDP_KEYS:
+    for key in SHARDING_KEYS:
         if key in opts:
             raise _error(f'"{key}" only with "class": "fsdp"', dict(opts))
 

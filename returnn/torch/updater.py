@@ -14,6 +14,7 @@ from returnn.errors import ModelError, NonFiniteGradientError, OptionError
 from returnn.frontend.run_ctx import Loss
 from returnn.log import log
 from returnn.options.optimizer import OptimizerOptions
+from returnn.torch.compiled_step import compile_error
 from returnn.torch.distributed.tensors import whole_tensor
 from returnn.torch.optim.creation import OptimizerCreation
 from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class
@@ -240,7 +241,8 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         :param loss: scalar
         :param step_idx: step within the epoch, from 0; None: counted here
         :raises NonFiniteGradientError: too many updates in succession had inf or nan gradients
-        :raises ModelError: the loss depends on no parameter, or a function needs :meth:`set_train_position`
+        :raises ModelError: the loss depends on no parameter, a function needs :meth:`set_train_position`, or
+            the backward pass cannot be compiled
         """
         if not loss.requires_grad:
             raise ModelError(
@@ -253,7 +255,13 @@ class Updater(OptimizerCreation, OptimizerStateFile):
                 "Updater.set_train_position(epoch=, epoch_continuous=, global_train_step=) before each step. Yours does not."
             )
         scaler = self._grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
+        try:
+            (loss if scaler is None else scaler.scale(loss)).backward()
+        except RuntimeError as exc:
+            error = compile_error(exc)
+            if error is None:
+                raise
+            raise error from exc
         self._num_accumulated += 1
         self._group_size += 1
         if self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx):
@@ -276,6 +284,17 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         if due:
             self._group_size = 0
         self._skipped_updates.check()
+
+    def step_without_data(self, step_idx: int | None = None) -> None:
+        """
+        In place of :meth:`step` on a rank that has no data in a step, while others have.
+
+        :param step_idx: as in :meth:`step`
+        :raises NonFiniteGradientError: as there
+        """
+        self._group_size += 1
+        if self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx):
+            self._update()
 
     def _is_update_due(self, step_idx: int | None) -> bool:
         size = self._accum_grad_multiple_step
@@ -300,6 +319,9 @@ class Updater(OptimizerCreation, OptimizerStateFile):
         grads = [param.grad for param in self._grad_params if param.grad is not None]
         self._grad_norm = None
         skipped: bool | torch.Tensor = False
+        if not grads and not self._num_accumulated:  # no rank had data
+            self._group_size = 0
+            return
         if scaler is not None:
             if self._grad_noise or self._grad_clip or self._grad_clip_norm or self._log_grad_norm:
                 scaler.unscale_(optimizer)  # also checks the gradients; else its step does

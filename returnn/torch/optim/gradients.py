@@ -16,18 +16,21 @@ __all__ = ["gradient_noise_", "found_in", "found_nonfinite", "grad_norm_loss"]
 _NO_WEIGHT = 1e-30
 
 
-def gradient_noise_(params: Iterable[torch.nn.Parameter], std: float) -> None:
+def gradient_noise_(
+    params: Iterable[torch.nn.Parameter], std: float, *, generator: torch.Generator | None = None
+) -> None:
     """
     Add noise to the gradients, in place: normal distribution, cut off at two standard deviations.
 
     :param params: those without gradient are skipped
     :param std: standard deviation before the cut
+    :param generator: of the random numbers, on the device of the gradients; None: torch's own
     """
     for param in params:
         if param.grad is None:
             continue
         noise = torch.empty_like(param.grad)
-        torch.nn.init.trunc_normal_(noise, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std)
+        torch.nn.init.trunc_normal_(noise, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std, generator=generator)
         param.grad += noise
 
 
