@@ -173,7 +173,7 @@ def parse_json(content: str, filename: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(json_remove_comments(content, strip_space=False))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigFileError(
             f"Config file {filename}: not valid json: {exc}. If this is a Python config, the first line must be '#!rnn.py'."
         ) from exc

@@ -63,7 +63,7 @@ def _read_list_file(filename: str, *, where: str) -> Any:
             return json.loads(text)
         if extension == ".py":
             return parse_literal(text)
-    except (ValueError, LiteralError) as exc:
+    except (ValueError, RecursionError, LiteralError) as exc:
         raise DataFileError(f"{where}: list of files {filename!r}: {exc}") from exc
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]

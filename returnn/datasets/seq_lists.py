@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from typing import Any
 
 import numpy
@@ -34,7 +35,7 @@ def _read_bytes(filename: str, purpose: str) -> bytes:
                 return zipped.read()
         with open(filename, "rb") as file:
             return file.read()
-    except (OSError, EOFError) as exc:
+    except (OSError, EOFError, zlib.error) as exc:
         reason = "it does not exist" if not os.path.exists(filename) else f"{type(exc).__name__}: {exc}"
         raise DataFileError(f"cannot read the {purpose} {filename!r}: {reason}. Check the path and the file.") from exc
 
@@ -82,7 +83,7 @@ def load_seq_lens_file(filename: str) -> dict[str, int | float]:
     text = _decode(_read_bytes(filename, purpose), filename, purpose)
     try:
         lens: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             lens = parse_literal(text, filename=filename)
         except LiteralError as exc:

@@ -12,10 +12,12 @@ import numpy as np
 from returnn.datasets._hdf.files_option import check_files_option
 from returnn.datasets._hdf.format import (
     HDF_CTC_INDEX_TRANSCRIPTION_KEY,
+    HDF_ERRORS,
     HDF_INPUT_PATT_SIZE_KEY,
     HDF_SEQ_LENGTHS_KEY,
     HDF_TIMES_KEY,
     decode_strings,
+    worded_hdf_errors,
 )
 from returnn.datasets._hdf.handles import HandleCache
 from returnn.datasets._hdf.stream_parsers import (
@@ -98,7 +100,7 @@ class StreamHDFDataset(CachedDataset2):
         :raises DataFileError: if it is missing, broken, or does not fit to the earlier ones
         """
         local_name = cf(path) if self._use_cache_manager else path
-        with self._handles.use(local_name) as h5_file:
+        with self._handles.use(local_name) as h5_file, worded_hdf_errors(path):
             self._check_members(h5_file, path)
             names = decode_strings(h5_file["seq_names"][...])
             file_idx = len(self.files)
@@ -250,7 +252,7 @@ class StreamHDFDataset(CachedDataset2):
                 parser, name = self._with_parser(i, "data")
                 try:
                     lens[i] = parser.get_seq_length(name)
-                except (KeyError, OSError, ValueError, TypeError, AttributeError) as exc:
+                except HDF_ERRORS as exc:
                     file_idx = int(np.searchsorted(self._file_start, i, side="right")) - 1
                     raise DataFileError(
                         describe(
@@ -306,7 +308,7 @@ class StreamHDFDataset(CachedDataset2):
             parser, name = self._with_parser(corpus_idx, key)
             try:
                 features[key] = parser.get_data(name)
-            except (KeyError, OSError, ValueError, TypeError, AttributeError) as exc:
+            except HDF_ERRORS as exc:
                 raise DataFileError(
                     describe(
                         f"Cannot read sequence {name!r} of stream {key!r} ({type(exc).__name__}: {exc})",

@@ -206,7 +206,7 @@ class FileCache:
             dst_stat = os.stat(dst)
             with open(dst + _INFO_POSTFIX, encoding="utf8") as f:
                 known_mtime_ns = json.load(f)["mtime_ns"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
         return dst_stat.st_size == src_stat.st_size and src_stat.st_mtime_ns <= known_mtime_ns
 

@@ -9,6 +9,7 @@ import gzip
 import io
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -69,7 +70,7 @@ def read_text(path: str) -> str:
     with open_binary(path) as file:
         try:
             data = file.read()
-        except (OSError, EOFError) as exc:
+        except (OSError, EOFError, zlib.error) as exc:
             raise DataFileError(f"Cannot read {path!r}: {type(exc).__name__}: {exc}.") from exc
     try:
         return data.decode("utf-8-sig")

@@ -45,5 +45,5 @@ def load_json(filename: str | None = None, content: str | None = None) -> Any:
             content = f.read()
     try:
         return json.loads(json_remove_comments(content, strip_space=False))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValueError(f"Not valid json (in {filename or 'the given text'}): {exc}.") from exc

@@ -90,8 +90,15 @@ class ZipArchive:
         return self._fd
 
     def _pread(self, size: int, offset: int) -> bytes:
-        """:return: less than size bytes only at the end of the file"""
+        """
+        :return: less than size bytes only at the end of the file
+        :raises ValueError: the place cannot be in a file
+        """
+        if size < 0 or not 0 <= offset < 2**63:
+            raise ValueError(f"the directory of the zip is broken: it says {size} bytes at {offset}")
         fd = self._open()
+        # Never more than there is: a broken directory may say any size.
+        size = min(size, max(os.fstat(fd).st_size - offset, 0))
         data = os.pread(fd, size, offset)
         if len(data) == size or not data:
             return data
@@ -117,6 +124,10 @@ class ZipArchive:
                     return directory
         except OSError as exc:
             raise DataFileError(f"Cannot read the zip file {self.filename!r}: {exc.strerror or exc}.") from exc
+        except ValueError as exc:
+            raise DataFileError(
+                f"Cannot read the zip file {self.filename!r}: {exc}. Check that it was written or copied completely."
+            ) from exc
         return self._read_directory_slowly()
 
     def _read_directory_slowly(self) -> ZipDirectory:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
+
+from returnn.errors import DataFileError, describe
 
 __all__ = [
     "HDF_SEQ_LENGTHS_KEY",
@@ -18,6 +21,8 @@ __all__ = [
     "TARGETS_KEY",
     "PHANTOM_TARGET_KEY",
     "DUMMY_LABEL",
+    "HDF_ERRORS",
+    "worded_hdf_errors",
     "decode_strings",
     "encode_fixed_strings",
     "is_real_vocabulary",
@@ -35,6 +40,30 @@ TARGETS_KEY = "targets"
 PHANTOM_TARGET_KEY = "classes"
 # The only label that SimpleHDFWriter gives to extra streams without labels.
 DUMMY_LABEL = "dummy-label"
+
+
+#: What h5py raises for broken files, whatever is asked.
+HDF_ERRORS = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
+
+
+@contextlib.contextmanager
+def worded_hdf_errors(filename: str, *, what: str = "metadata") -> Iterator[None]:
+    """
+    :param filename: which is read in the block
+    :param what: is read
+    :raises DataFileError: in place of what h5py raises for a broken file; names the file
+    """
+    try:
+        yield
+    except DataFileError:
+        raise
+    except HDF_ERRORS as exc:
+        raise DataFileError(
+            describe(
+                f"Cannot read the {what} of HDF file {filename!r} ({type(exc).__name__}: {exc})",
+                todo="The file is broken or has a dangling link; copy or write it again",
+            )
+        ) from exc
 
 
 def decode_strings(values: np.ndarray) -> list[str]:

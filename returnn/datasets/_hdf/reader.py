@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from returnn.datasets._hdf.file_index import FileIndex, StreamInfo, read_file_index
-from returnn.datasets._hdf.format import SEQ_TAGS_KEY
+from returnn.datasets._hdf.format import HDF_ERRORS, SEQ_TAGS_KEY, worded_hdf_errors
 from returnn.datasets._hdf.handles import HandleCache
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.errors import DataFileError, describe
@@ -51,18 +51,8 @@ class CorpusReader:
         :return: its metadata, checked
         :raises DataFileError: names the file
         """
-        with self.handles.use(filename) as h5_file:
-            try:
-                return read_file_index(h5_file, filename)
-            except DataFileError:
-                raise
-            except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as exc:
-                raise DataFileError(
-                    describe(
-                        f"Cannot read the metadata of HDF file {filename!r} ({type(exc).__name__}: {exc})",
-                        todo="The file is broken or has a dangling link; copy or write it again",
-                    )
-                ) from exc
+        with self.handles.use(filename) as h5_file, worded_hdf_errors(filename):
+            return read_file_index(h5_file, filename)
 
     def add(self, index: FileIndex) -> None:
         """
@@ -180,7 +170,7 @@ class CorpusReader:
                     out[...] = dataset[start : start + len(out)]
                 else:
                     dataset.read_direct(out, np.s_[start : start + len(out)])
-            except (OSError, KeyError, ValueError, RuntimeError) as exc:
+            except HDF_ERRORS as exc:
                 raise DataFileError(
                     describe(
                         f"Cannot read frames {start} to {start + len(out)} of {path!r} from HDF file {index.filename!r}"

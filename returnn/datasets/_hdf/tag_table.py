@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import h5py
 import numpy as np
 
+from returnn.datasets._hdf.format import worded_hdf_errors
 from returnn.errors import DataFileError, UnknownSeqTagError, describe
 
 __all__ = ["TagTable", "UnknownSeqTagError"]
@@ -42,12 +43,13 @@ class TagTable:
 
         :param datasets: one per file, each [N_file] fixed-length bytes or variable-length strings
         :param counts: how many tags of each; a file may have grown meanwhile
-        :raises DataFileError: if a tag is no UTF-8 text
+        :raises DataFileError: broken file, or a tag is no UTF-8 text
         """
         blocks: list[tuple[bytes, np.ndarray]] = []
         for dataset, count in zip(datasets, counts, strict=True):
             for start in range(0, count, _BLOCK_SIZE):
-                values = dataset[start : min(start + _BLOCK_SIZE, count)]
+                with worded_hdf_errors(dataset.file.filename, what="sequence tags"):
+                    values = dataset[start : min(start + _BLOCK_SIZE, count)]
                 if values.dtype.kind == "S":
                     blocks.append(_columns_of_fixed(values))
                 else:

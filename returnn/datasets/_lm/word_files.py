@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -115,7 +116,7 @@ def iter_text_lines(filename: str, *, cached: Cached = None) -> Iterator[str]:
             raise DataFileError(
                 f"{filename}, line {number}: the text is not UTF-8 ({exc.reason}). Convert the file to UTF-8."
             ) from exc
-        except (OSError, EOFError) as exc:
+        except (OSError, EOFError, zlib.error) as exc:
             if isinstance(exc, DataFileError):
                 raise
             raise DataFileError(f"{filename}, after line {number}: cannot read: {exc}.") from exc

@@ -90,7 +90,7 @@ def load_json_lens(filename: str) -> dict[str, dict[str, float]]:
     try:
         with open(filename, encoding="utf8") as file:
             lens = json.load(file)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise DataFileError(
             describe(
                 f"Cannot read seq_lens_file {filename!r} ({type(exc).__name__}: {exc})",

@@ -5,6 +5,7 @@ Lexicon (Bliss XML) whose phonemes are the labels of a vocabulary of byte pair e
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 from xml.sax.saxutils import escape
@@ -31,7 +32,7 @@ def read_labels(filename: str, *, phonemes: bool) -> list[str]:
     with open_binary(filename) as f:
         try:
             start = f.read(20)
-        except (OSError, EOFError) as exc:
+        except (OSError, EOFError, zlib.error) as exc:
             raise DataFileError(f"Cannot read file {filename!r}: {exc}.") from exc
     if not start.removeprefix(b"\xef\xbb\xbf").startswith(_XML_STARTS):
         return list(read_vocab_file(filename).labels)
