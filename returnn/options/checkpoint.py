@@ -242,6 +242,11 @@ class CheckpointOptions:
     load_epoch_option: str = "load_epoch"  # the option that load_epoch comes from; for messages
 
     @property
+    def is_training_task(self) -> bool:
+        """Whether the task goes on with, or starts, a training."""
+        return self.task in ("train", "nop_init_net_train", "initialize_model")
+
+    @property
     def final_epoch(self) -> int:
         """The last epoch of the training."""
         return max(self.num_epochs, self.load_epoch or 0)

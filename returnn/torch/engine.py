@@ -3,7 +3,7 @@ The torch engine: what happens when.
 
 Training, per epoch::
 
-    init_train_epoch      learning rate
+    init_train_epoch      learning rate, seed
     train_epoch           for each batch: run_train_step (move, train_step, total loss, update), report
                           scores -> learning-rate file; model and optimizer -> checkpoint
     eval_model            each eval dataset the same without update
@@ -16,40 +16,56 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from returnn._state import state
 from returnn.config import Config
 from returnn.datasets._loading.server import start_server
 from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
+from returnn.engine.lines import MAINLINE_LINES, MINI_LINES
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint, optimizer_filename
 from returnn.engine.report import PassReport
+from returnn.engine.time_limit import TimeLimit
 from returnn.errors import CheckpointError, DatasetError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.checkpoint import CheckpointOptions
+from returnn.options.dialect import is_mainline
+from returnn.options.extern_data import ExternDataOptions
 from returnn.options.loader import LoaderOptions
-from returnn.options.model import ModelOptions
+from returnn.options.model import LoadedModelOptions, ModelOptions
 from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
+from returnn.options.passes import PassOptions
 from returnn.options.training import EngineOptions
-from returnn.torch.context import init_train_step_run_ctx
+from returnn.torch.compiled_step import compile_step_function
+from returnn.torch.data.extern_data import extern_data_template_from_config_opts, extern_data_template_from_dataset
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.device import choose_device
+from returnn.torch.distributed.context import init_distributed
+from returnn.torch.epoch_meta import EpochMeta
 from returnn.torch.eval_passes import EvalPasses
+from returnn.torch.float_dtype import float_dtype_of_name
+from returnn.torch.forward_data import read_as_it_is
 from returnn.torch.forward_passes import ForwardPasses
+from returnn.torch.mainline_api import MainlineApi
 from returnn.torch.messages import no_data_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
+from returnn.torch.observers.base import completed_losses
 from returnn.torch.optim.factory import check_optimizer_options
+from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState
 from returnn.torch.start_report import preview_learning_rate, print_start
+from returnn.torch.step_call import StepCall
 from returnn.torch.updater import Updater, all_updaters
 from returnn.torch.user_functions import UserFunction, takes_argument
+from returnn.util.seeds import epoch_seed
 
 __all__ = ["Engine", "ForwardCallbackIface", "TrainCtx"]
 
@@ -60,7 +76,7 @@ TrainCtx = RunCtx
 RawBatch = dict[str, Any]
 
 
-class Engine(EvalPasses, ForwardPasses):
+class Engine(EvalPasses, ForwardPasses, MainlineApi):
     """Trains, evaluates and forwards a torch module. One instance per process."""
 
     FILE_POSTFIX = ".pt"
@@ -71,8 +87,7 @@ class Engine(EvalPasses, ForwardPasses):
         :raises ConfigError: the device is not available
         """
         super().__init__(config)
-        self._options = EngineOptions.from_config(self.config)
-        self._device: str = choose_device(self._options.device)
+        self._read_options()
         self._mp_manager: None = None  # kept for client code; nothing needs a manager process
         self._epoch_mp_shared = EpochSource()
 
@@ -84,40 +99,61 @@ class Engine(EvalPasses, ForwardPasses):
         self._final_epoch: int | None = None
         self._model: torch.nn.Module | None = None
         self._train_step = 0  # number of training steps done, over all epochs
-        self._train_step_func: UserFunction | None = None
-        self._forward_step_func: UserFunction | None = None
+        self._train_step_func: StepCall | UserFunction | None = None
+        self._forward_step_func: StepCall | UserFunction | None = None
         self._save_model_epoch_interval = 1
         self._updater: Any = None  # Updater; custom engines put what they like here
         self._amp_dtype: torch.dtype | None = None
         self._forward_epoch: int | None = None
         self._restart = RestartState()
 
+    def _read_options(self) -> None:
+        self._options = EngineOptions.from_config(self.config)
+        ranks = init_distributed(self.config)
+        self._device: str = choose_device(self._options.device) if ranks is None else str(ranks.device)
+        self._dialect_is_mainline = mainline = is_mainline(self.config)
+        self._lines = MAINLINE_LINES if mainline else MINI_LINES
+        described = ExternDataOptions.from_config(self.config).extern_data
+        self.extern_data = None if described is None else extern_data_template_from_config_opts(described)
+        self._float_dtype = float_dtype_of_name(LoadedModelOptions.from_config(self.config).float_dtype)
+        passes = PassOptions.from_config(self.config)
+        self._pass_frame = PassFrame(passes, device=self._device, mainline=mainline)
+        self._time_limit = TimeLimit.from_options(passes)
+
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
-    def init_train(self, train_data: Dataset | None = None, dev_data: Dataset | None = None) -> None:
+    def init_train(
+        self,
+        train_data: Dataset | None = None,
+        dev_data: Dataset | None = None,
+        eval_data: Dataset | None = None,
+    ) -> None:
         """
         Prepare training: datasets, loaders, model, optimizer, from scratch or from a checkpoint.
 
         :param train_data: None: config option ``train``
         :param dev_data: None: config option ``dev``
+        :param eval_data: None: config option ``eval``
         :raises UserError: what is wrong with config, data or checkpoint
         """
         functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
         check_optimizer_options(read_optimizer(self.config))
         OptimizerOptions.from_config(self.config)
+        self._open_observers(train=True)
         self._start_worker_server()
-        super().init_train(train_data, dev_data)
+        super().init_train(train_data, dev_data, eval_data)
         assert self.train_dataset is not None
         self._train_dataloader = self._create_data_loader(self.train_dataset)
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
 
-        start = self._get_start_point()
+        start = self._network_start or self._get_start_point()
         self._start_epoch = start.start_epoch
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
         if self._start_epoch <= self._final_epoch and CheckpointOptions.from_config(self.config).task == "train":
             _start_workers(self._train_dataloader)  # its workers start while the model is made
-        self._load_model(epoch=self._start_epoch, filename=start.filename)
+        if self._network_start is None:
+            self._load_model(epoch=self._start_epoch, filename=start.filename)
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
         self._set_precision()
@@ -128,7 +164,7 @@ class Engine(EvalPasses, ForwardPasses):
             network=self._model,
             device=self._device,
             initial_learning_rate=self.learning_rate,
-            dialect="mainline" if CheckpointOptions.from_config(self.config).mainline_dialect else "mini",
+            dialect="mainline" if self._dialect_is_mainline else "mini",
         )
         self._updater.create_optimizer()
         if self._amp_dtype is not None:
@@ -138,7 +174,7 @@ class Engine(EvalPasses, ForwardPasses):
             args = {"filename": opt_filename} if takes_argument(self._load_optimizer, "filename") else {}
             self._load_optimizer(self._start_epoch, **args)
         assert functions.train_step is not None
-        self._train_step_func = UserFunction(functions.train_step)
+        self._train_step_func = self._make_step_call(compile_step_function(self.config, functions.train_step))
         self._wrap_train_step()
 
     def init_forward(self, forward_data: Dataset | None = None) -> None:
@@ -147,20 +183,38 @@ class Engine(EvalPasses, ForwardPasses):
 
         :param forward_data: None: config option ``forward``
         """
-        functions = ModelOptions.from_config(
-            self.config, needed=("get_model", "forward_step"), used=("forward_init_hook", "forward_finish_hook")
-        )
+        forward_step = self._init_forward_sink()
         self._start_worker_server()
         super().init_forward(forward_data)
-        assert self.forward_dataset is not None and functions.forward_step is not None
-        self._forward_dataloader = self._create_data_loader(self.forward_dataset)
-        _start_workers(self._forward_dataloader)
+        self._init_forward_loader()
         start = self.get_start_point(self.config)
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
         if self._options.amp_in_forward:
             self._set_precision()
-        self._forward_step_func = UserFunction(functions.forward_step)
+        self._forward_step_func = self._make_step_call(forward_step, with_eval_targets=False)
+
+    def _make_step_call(self, func: Callable[..., Any], *, with_eval_targets: bool = True) -> StepCall:
+        """
+        :param func: of the config. Any: user code
+        :param with_eval_targets: whether it gets the streams that there are not in inference
+        :return: as it will be called. Sets :attr:`extern_data` if it is needed and not in the config
+        """
+        mainline = self._dialect_is_mainline
+        if self.extern_data is None and StepCall.asks_for_extern_data(func, mainline=mainline):
+            datasets = (self.train_dataset, *self.eval_datasets.values(), self.forward_dataset)
+            self.extern_data = extern_data_template_from_dataset(next(ds for ds in datasets if ds is not None))
+        return StepCall(
+            func,
+            mainline=mainline,
+            template=self.extern_data,
+            device=self._device,
+            float_dtype=self._float_dtype,
+            with_eval_targets=with_eval_targets,
+        )
+
+    def _make_forward_step(self, forward_step: Callable[..., Any]) -> StepCall:
+        return self._make_step_call(forward_step, with_eval_targets=False)
 
     def _start_worker_server(self) -> None:
         """The process that workers are forked from imports torch while this one reads data and makes the model."""
@@ -180,16 +234,25 @@ class Engine(EvalPasses, ForwardPasses):
         if amp is not None:
             self._amp_dtype = getattr(torch, amp.dtype)
 
-    def _create_data_loader(self, dataset: Dataset) -> Loader:
-        """:return: batches of the dataset, by the options of the config"""
+    def _create_data_loader(
+        self, dataset: Dataset, *, train: bool | None = None, dataset_init_epoch: bool = True
+    ) -> Loader:
+        """
+        :param dataset: what to load
+        :param train: whether to train with it; None: unless it is an eval dataset or the forward dataset
+        :param dataset_init_epoch: False: the dataset is at its epoch already
+        :return: its batches, by the options of the config
+        """
         role: Role = "train"
         name = "train"
+        if train is False:
+            role, name = "eval", getattr(dataset, "name", None) or "eval"
         if dataset is self.forward_dataset:
             role, name = "forward", "forward"
         for eval_name, eval_dataset in self.eval_datasets.items():
-            if dataset is eval_dataset:
+            if dataset is eval_dataset and not train:
                 role, name = "eval", eval_name
-        return create_loader(
+        loader = create_loader(
             dataset,
             batching=BatchingOptions.from_config(self.config, role=role),
             loader=LoaderOptions.from_config(self.config),
@@ -199,6 +262,9 @@ class Engine(EvalPasses, ForwardPasses):
             seed=self._options.random_seed,
             pin_memory=torch.device(self._device).type == "cuda",
         )
+        if not dataset_init_epoch:
+            read_as_it_is(loader)
+        return loader
 
     def _load_model(self, *, epoch: int | None, filename: str | None = None) -> None:
         """
@@ -241,22 +307,30 @@ class Engine(EvalPasses, ForwardPasses):
     def train(self) -> None:
         """Train all epochs that are left."""
         assert self._start_epoch is not None and self._final_epoch is not None, "call init_train first"
-        print(f"Starting training at epoch {self._start_epoch}.", file=log.v3)
+        self._lines.train_starts(epoch=self._start_epoch, global_step=self._train_step)
+        self._open_observers(train=True)  # custom engines may have skipped our init_train
         try:
             self._check_epoch_missing_eval()
-            self.epoch = self._start_epoch
-            self._epoch_mp_shared.value = self.epoch
+            self.set_epoch(self._start_epoch)
             while self.epoch <= self._final_epoch:
+                self._time_limit.epoch_starts()
                 self.init_train_epoch()
                 self.train_epoch()
-                self.epoch += 1
-                self._epoch_mp_shared.value = self.epoch
+                if self.epoch < self._final_epoch:
+                    self._time_limit.epoch_ends()
+                self.set_epoch(self.epoch + 1)
         finally:
+            self._close_observers()
             self.close_loaders()
-        print(f"Finished training at epoch {self.epoch}.", file=log.v3)
+        self._lines.train_ends(epoch=self.epoch - 1, global_step=self._train_step)
+
+    def set_epoch(self, epoch: int) -> None:
+        """:param epoch: which the next passes over the datasets are for"""
+        self.epoch = epoch
+        self._epoch_mp_shared.value = epoch
 
     def init_train_epoch(self) -> None:
-        """Set the learning rate of this epoch."""
+        """Set the learning rate of this epoch, and (mainline dialect) the seed of its random numbers."""
         assert self.learning_rate_control is not None
         self.learning_rate = self.learning_rate_control.get_learning_rate_for_epoch(self.epoch)
         updaters: list[Any] = list(all_updaters(self._updater))
@@ -264,34 +338,57 @@ class Engine(EvalPasses, ForwardPasses):
             updaters = [self._updater]  # of a custom engine, and no subclass of ours
         for updater in updaters:
             updater.set_learning_rate(self.learning_rate)
+        if self._dialect_is_mainline or state.world_size > 1:
+            torch.manual_seed(
+                epoch_seed(
+                    epoch=self.epoch,
+                    global_step=self._train_step,
+                    random_seed=self._options.random_seed,
+                    rank=state.rank if state.world_size > 1 else None,
+                )
+            )
 
     def train_epoch(self) -> None:
         """Train one epoch, store scores and checkpoint, evaluate, clean up."""
         assert self._model is not None and self._train_dataloader is not None
-        print(f"start {self.get_epoch_str()} with learning rate {self.learning_rate} ...", file=log.v4)
+        self._pass_frame.starts(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
+        self._tell_train_position(0)
+        meta = EpochMeta(self._train_step, self._effective_learning_rate)
+        self._lines.epoch_starts(
+            self.get_epoch_str(),
+            global_step=self._train_step,
+            learning_rate=self.learning_rate,
+            effective=meta.learning_rate,
+        )
         self._model.train()
-        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch)
+        self._init_train_step_run_ctx(train=True)
         losses = LossAccumulator()
-        start = time.time()
+        step_secs = 0.0
         with self._pass_report("train", self._train_dataloader) as report:
             batches = self._even_batches(iter(self._train_dataloader), "train")
             self._start_observing("train")
-            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name="train")):
+            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name="train", train=True)):
                 step_start = time.time()
                 total_loss, loss_dict = self._call_run_train_step(data, run_ctx, step_idx)
                 losses.add(loss_dict, self._train_step)
-                shown = self._report_step(report, step_idx, step_start, total_loss, losses)
-                self._observe_step("train", step=step_idx, global_step=self._train_step, data=data, losses=shown)
+                self._report_step(report, step_idx, step_start, total_loss, losses, name="train", data=data)
                 self._train_step += 1
                 self._after_update(self._train_step)
+                step_secs += time.time() - step_start
             losses.fetch()
             self._check_accumulated(losses)
-        print(f"Trained {losses.num_steps} steps, took {time.time() - start:.3f}s", file=log.v2)
+        secs = meta.secs_since_start()
+        num_steps = losses.num_steps
+        self._lines.train_pass_ends(report, epoch=self.epoch, num_steps=num_steps, secs=secs, step_secs=step_secs)
         scores = self._finish_pass(report, losses, name="train")
+        self._lines.train_scores(report, scores, epoch=self.epoch)
         num_skipped = sum(updater.finish_epoch().num_skipped for updater in all_updaters(self._updater))
         if num_skipped:
             print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
-        self._store_scores(scores)
+        self._after_train_pass()
+        self._tell_train_position(None)
+        self._pass_frame.ends(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
+        self._store_train_scores(scores, meta, num_steps=num_steps, secs=secs)
         if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
             self.save_model()
             self._save_optimizer()
@@ -299,7 +396,17 @@ class Engine(EvalPasses, ForwardPasses):
         if CheckpointOptions.from_config(self.config).cleanup:
             self.cleanup_old_models()
 
-    def _store_scores(self, scores: Mapping[str, float]) -> None:
+    def _store_train_scores(self, scores: Mapping[str, float], meta: EpochMeta, *, num_steps: int, secs: float) -> None:
+        if not self._dialect_is_mainline:
+            self._store_scores(scores)
+            return
+        facts = meta.entries(global_step=self._train_step, num_steps=num_steps, secs=secs, device=self._device)
+        self._store_scores({**{f"train_loss_{name}": value for name, value in scores.items()}, **facts})
+
+    def _store_scores(self, scores: Mapping[str, Any]) -> None:
+        """
+        :param scores: of the current epoch by key. Any: with facts about the run under ":meta:..."
+        """
         assert self.learning_rate_control is not None
         self.learning_rate_control.set_epoch_error(self.epoch, dict(scores))
         if self._should_write_to_disk():
@@ -319,7 +426,7 @@ class Engine(EvalPasses, ForwardPasses):
             self._model,
             epoch=self.epoch,
             step=self._train_step,
-            learning_rate=self.learning_rate,
+            learning_rate=self._effective_learning_rate,
             restart=RestartState.capture(
                 self.learning_rate_control, first_epoch=self._restart.first_epoch or self._start_epoch
             ),
@@ -356,11 +463,9 @@ class Engine(EvalPasses, ForwardPasses):
         losses = self._merge_losses(losses, name)
         if not losses.num_steps:
             raise DatasetError(no_data_text(name, loader, epoch=self.epoch))
-        scores = self._complete_scores(name, losses.means())
+        scores = completed_losses(self._observers, losses.means(), errors=frozenset(losses.errors))
+        scores = self._complete_scores(name, scores)
         self._end_observing(name, scores)
-        summary = report.summary(scores)
-        if summary:
-            print(summary, file=log.v3)
         return scores
 
     def close_loaders(self) -> None:

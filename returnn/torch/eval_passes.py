@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
 from returnn.datasets.basic import Dataset
-from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint
 from returnn.engine.report import PassReport, format_losses
 from returnn.log import log
 from returnn.options.model import ModelOptions
-from returnn.torch.context import init_train_step_run_ctx
+from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.loader import EpochSource, Loader
-from returnn.torch.loss_steps import LossSteps
+from returnn.torch.pass_frame import PassFrame
+from returnn.torch.ranked_steps import RankedSteps
 from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
 from returnn.torch.start_report import print_scores_stored, print_start
+from returnn.torch.step_call import StepCall
 from returnn.torch.step_reports import StepReports
-from returnn.torch.user_functions import UserFunction, takes_argument
+from returnn.torch.user_functions import takes_argument
 
 __all__ = ["EvalPasses"]
 
 
-class EvalPasses(LossSteps, StepReports, EngineBase):
+class EvalPasses(RankedSteps, StepReports):
     """Base of the engine; uses attributes that the engine sets."""
 
     _start_epoch: int | None
@@ -33,6 +35,7 @@ class EvalPasses(LossSteps, StepReports, EngineBase):
     _epoch_mp_shared: EpochSource
     _forward_epoch: int | None
     _restart: RestartState
+    _pass_frame: PassFrame
 
     def close_loaders(self) -> None:
         """End all worker processes."""
@@ -49,7 +52,11 @@ class EvalPasses(LossSteps, StepReports, EngineBase):
     def _set_precision(self) -> None:
         raise NotImplementedError  # by Engine
 
-    def _store_scores(self, scores: Mapping[str, float]) -> None:
+    def _make_step_call(self, func: Callable[..., Any], *, with_eval_targets: bool = True) -> StepCall:
+        """:return: a step function of the config, as it will be called"""
+        raise NotImplementedError  # by Engine
+
+    def _store_scores(self, scores: Mapping[str, Any]) -> None:
         raise NotImplementedError  # by Engine
 
     def _finish_pass(self, report: PassReport, losses: LossAccumulator, *, name: str) -> dict[str, float]:
@@ -67,20 +74,24 @@ class EvalPasses(LossSteps, StepReports, EngineBase):
                 consume_rng(loader)
             else:
                 names.append(name)
+        all_scores = {}
         for name, scores in self._iter_eval_scores(names):
+            all_scores[name] = scores
             self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
+        self._lines.eval_ends(all_scores, epoch=self.epoch)
 
     def _iter_eval_scores(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
         """:return: per eval dataset its name and the score by loss name"""
         assert self._model is not None
         self._model.eval()
-        init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=False)
+        self._init_train_step_run_ctx(train=False)
         for name in names:
             yield name, self._eval_dataset(name, self._eval_dataloaders[name])
 
     def _eval_dataset(self, name: str, loader: Loader) -> dict[str, float]:
         """:return: score by loss name"""
-        print(f"Evaluating dataset {name!r}'", file=log.v3)
+        self._lines.eval_pass_starts(name)
+        self._pass_frame.starts(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name=name)
         losses = LossAccumulator()
         start = time.time()
         batches = iter(loader)  # draws random numbers as torch's DataLoader does
@@ -92,11 +103,11 @@ class EvalPasses(LossSteps, StepReports, EngineBase):
                 step_start = time.time()
                 total_loss, loss_dict = self.run_eval_step(data, run_ctx)
                 losses.add(loss_dict, self._train_step)
-                shown = self._report_step(report, step_idx, step_start, total_loss, losses)
-                self._observe_step(name, step=step_idx, global_step=self._train_step, data=data, losses=shown)
+                self._report_step(report, step_idx, step_start, total_loss, losses, name=name, data=data)
             losses.fetch()
         scores = self._finish_pass(report, losses, name=name)
-        print(f"Finished evaluating {name} in {time.time() - start:.3}s", file=log.v3)
+        self._lines.eval_pass_ends(report, scores, name=name, secs=time.time() - start)
+        self._pass_frame.ends(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name=name)
         return scores
 
     def init_eval_task(self) -> StartPoint:
@@ -113,7 +124,7 @@ class EvalPasses(LossSteps, StepReports, EngineBase):
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
         self._set_precision()
-        self._train_step_func = UserFunction(functions.train_step)
+        self._train_step_func = self._make_step_call(compile_step_function(self.config, functions.train_step))
         self.epoch = self._epoch_mp_shared.value = self._forward_epoch or 0
         return start
 

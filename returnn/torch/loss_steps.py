@@ -69,10 +69,13 @@ class LossSteps(PassHooks):
         """
         updater = self._updater if isinstance(self._updater, Updater) else None
         self._tell_train_position(step_idx)
+        self._begin_step(step_idx)
         total_loss, losses = self._compute_losses(data, run_ctx, train=True)
-        if not self._loss_is_usable(total_loss, losses, data):
+        if not self._all_usable(self._loss_is_usable(total_loss, losses, data)):
             if updater is not None:
                 updater.skip_step(step_idx)
+        elif data is None and updater is not None and not total_loss.requires_grad:
+            updater.step_without_data(step_idx)
         elif self._updater_step_takes_step_idx:
             self._updater.step(total_loss, step_idx)
         else:

@@ -14,8 +14,9 @@ from returnn.engine.model_files import epoch_of_filename
 from returnn.errors import CheckpointError, ModelError
 from returnn.log import log
 from returnn.options.checkpoint import CheckpointOptions
+from returnn.options.dialect import is_mainline
 from returnn.options.loading import LoadingOptions
-from returnn.options.model import ModelOptions, describe_function
+from returnn.options.model import LoadedModelOptions, ModelOptions, describe_function
 from returnn.options.training import EngineOptions
 from returnn.torch.checkpoint import (
     find_checkpoint_file,
@@ -25,14 +26,16 @@ from returnn.torch.checkpoint import (
     save_file_atomic,
 )
 from returnn.torch.context import init_load_run_ctx
+from returnn.torch.float_dtype import default_float_dtype, float_dtype_of_name
 from returnn.torch.preload import Preloads
 from returnn.torch.restart import RestartState
-from returnn.torch.user_functions import UserFunction
+from returnn.torch.user_functions import UserFunction, random_arg_format
+from returnn.util.seeds import model_creation_seed
 
 if TYPE_CHECKING:
     from returnn.engine.base import EngineBase
 
-__all__ = ["LoadedModel", "build_model", "model_seed", "save_model_checkpoint"]
+__all__ = ["LoadedModel", "build_model", "save_model_checkpoint"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +46,6 @@ class LoadedModel:
     model_epoch: int  # that get_model was called with; 1 if no epoch is known
     step: int  # number of training steps that the checkpoint has seen
     restart: RestartState
-
-
-def model_seed(*, epoch: int, step: int, random_seed: int) -> int:
-    """:return: torch seed of the model initialisation. The formula is that of both peers"""
-    return (epoch * 193939 + step * 19937 + random_seed * 27644437 + 479001599) % 2**31
 
 
 def build_model(
@@ -86,22 +84,36 @@ def build_model(
             checkpoint_step = _as_int(checkpoint.get("step"), "step", path) or 0
         if checkpoint_epoch is None:  # e.g. an averaged or exported state dict
             checkpoint_epoch = epoch_of_filename(filename)
+    mainline = is_mainline(config)
     model_epoch = epoch if epoch is not None else (checkpoint_epoch or 1)
     model_step = 0 if epoch is not None else checkpoint_step
+    if mainline and checkpoint is not None and epoch != 1:  # those of the last step that the checkpoint has seen
+        model_epoch = checkpoint_epoch or model_epoch
+        model_step = max(checkpoint_step - 1, 0)
+    hooks = LoadedModelOptions.from_config(config)
+    float_dtype = float_dtype_of_name(hooks.float_dtype)
 
-    torch.manual_seed(model_seed(epoch=model_epoch, step=model_step, random_seed=options.random_seed))
+    torch.manual_seed(model_creation_seed(epoch=model_epoch, step=model_step, random_seed=options.random_seed))
     init_load_run_ctx(device=device, engine=engine, epoch=model_epoch)
     get_model = ModelOptions.from_config(config, needed=("get_model",), used=()).get_model
     assert get_model is not None
-    model = UserFunction(get_model)(
-        epoch=model_epoch, step=model_step, only_if_declared={"device": device}, **(get_model_kwargs or {})
-    )
+    kwargs = {"epoch": model_epoch, "step": model_step, **(get_model_kwargs or {})}
+    # In the Mini dialect, functions that hand their **kwargs on do not expect device.
+    more: dict[str, Any] = {"device": device} if mainline else {"only_if_declared": {"device": device}}
+    with default_float_dtype(float_dtype):
+        model = UserFunction(get_model, random_arg=random_arg_format(mainline=mainline))(**kwargs, **more)
     if not isinstance(model, torch.nn.Module):
         raise ModelError(
             f"get_model ({describe_function(get_model)}) must return a torch.nn.Module, got {type(model).__name__}."
         )
     print(f"Model: {model}", file=log.v4)
-    print(f"Total number of parameters: {sum(p.numel() for p in model.parameters())}", file=log.v4)
+    num_params = sum(p.numel() for p in model.parameters())
+    if mainline:
+        print(f"net params #: {num_params}", file=log.v2)
+    else:
+        print(f"Total number of parameters: {num_params}", file=log.v4)
+    if float_dtype is not None:
+        model.to(float_dtype)
 
     checkpoint_options = CheckpointOptions.from_config(config)
     preloads = Preloads.from_config(config, is_training=epoch is not None, is_first_train_epoch=epoch == 1)
@@ -117,6 +129,8 @@ def build_model(
         print(report.summary(), file=log.v2 if report.missing or report.unexpected else log.v3)
     preloads.apply(model)
     model.to(device)
+    for hook in hooks.post_hooks:
+        UserFunction(hook, random_arg=random_arg_format(mainline=mainline))(model=model)
     return LoadedModel(
         model=model,
         model_epoch=model_epoch,

@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 
+from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
 from returnn.frontend.run_ctx import RunCtx
+from returnn.torch.distributed.context import DistributedContext, get_distributed
+from returnn.torch.observers.base import PassObserver
+from returnn.torch.observers.create import create_observers
 from returnn.torch.step_reports import RawBatch
 
 __all__ = ["PassHooks", "StepModule"]
@@ -21,21 +25,33 @@ __all__ = ["PassHooks", "StepModule"]
 StepModule = Callable[[Any, RunCtx], torch.Tensor]
 
 
-class PassHooks:
+class PassHooks(EngineBase):
     """Base of the engine; uses attributes that the engine sets."""
 
-    epoch: int
     _device: str
     _model: torch.nn.Module | None
     #: None: the step function of the config is called directly
     _step_module: StepModule | None = None
-    #: told about passes and their steps. Any: see returnn.torch.observers.base
-    _observers: Sequence[Any] = ()
-    #: None: one process. Any: see returnn.torch.distributed.context
-    _distributed: Any = None
+    #: told about passes and their steps
+    _observers: Sequence[PassObserver] = ()
+
+    @property
+    def _distributed(self) -> DistributedContext | None:
+        """The other ranks, also for engines of users that skip our constructor. None: one process."""
+        return get_distributed()
 
     def _wrap_train_step(self) -> None:
         """At the end of the set-up of a training: sets :attr:`_step_module`, if the options ask for more than a plain step."""
+
+    def _begin_step(self, step_idx: int) -> None:
+        """:param step_idx: of the training step that begins, within the epoch"""
+
+    def _all_usable(self, usable: bool) -> bool:
+        """
+        :param usable: whether the losses of this process are no inf or nan
+        :return: whether those of all ranks are
+        """
+        return usable
 
     def _even_batches(self, batches: Iterable[RawBatch], name: str) -> Iterator[RawBatch | None]:
         """
@@ -71,25 +87,39 @@ class PassHooks:
         :param step: number of training steps done
         """
 
+    def _after_train_pass(self) -> None:
+        """After the last step and update of an epoch, before anything is saved."""
+
     # ---- observers
 
+    def _open_observers(self, *, train: bool) -> None:
+        """
+        Make the observers that the options ask for, if they are not there yet.
+
+        :param train: whether the run trains
+        :raises ConfigError: invalid options
+        """
+        if not self._observers:
+            self._observers = create_observers(self.config, train=train)
+
+    def _close_observers(self) -> None:
+        """At the end of the run, in whatever way."""
+        for observer in self._observers:
+            observer.close()
+
+    def _should_write_to_disk(self) -> bool:
+        """:return: see the base; not while the run is only profiled"""
+        return super()._should_write_to_disk() and not any(x.keeps_from_writing for x in self._observers)
+
     def _start_observing(self, name: str) -> None:
+        """:param name: of the dataset whose pass starts"""
         for observer in self._observers:
             observer.start_pass(name, engine=self)
 
-    def _observe_step(
-        self, name: str, *, step: int, global_step: int, data: RawBatch | None, losses: Mapping[str, float] | None
-    ) -> None:
+    def _end_observing(self, name: str, scores: Mapping[str, float]) -> None:
         """
         :param name: of the dataset
-        :param step: within the pass
-        :param global_step: number of training steps done before
-        :param data: raw batch
-        :param losses: value / norm factor by name; None: not fetched from the device
+        :param scores: of the pass by name
         """
-        for observer in self._observers:
-            observer.end_step(name=name, step=step, global_step=global_step, epoch=self.epoch, data=data, losses=losses)
-
-    def _end_observing(self, name: str, scores: Mapping[str, float]) -> None:
         for observer in self._observers:
             observer.end_pass(name, epoch=self.epoch, scores=scores)

@@ -13,12 +13,9 @@ from returnn.options.model import describe_function
 from returnn.tensor import TensorDict
 from returnn.torch.batch import Batch
 from returnn.torch.data.extern_data import raw_dict_to_extern_data
-from returnn.torch.user_functions import UserFunction
+from returnn.torch.user_functions import UserFunction, random_arg_format
 
 __all__ = ["StepCall"]
-
-#: Format of the random argument name of the mainline dialect.
-_MAINLINE_RANDOM_ARG = "__fwd_compat_random_arg_%03i"
 
 
 class StepCall:
@@ -49,11 +46,8 @@ class StepCall:
         :raises ModelError: extern_data is asked for without template
         """
         self.func = func
-        self._call = UserFunction(func, random_arg=_MAINLINE_RANDOM_ARG) if mainline else UserFunction(func)
-        usual = ("extern_data",) if mainline else ("data", "run_ctx")
-        self._passed = frozenset(
-            name for name in ("data", "extern_data", "run_ctx") if self._call.takes(name, usual=name in usual)
-        )
+        self._call = UserFunction(func, random_arg=random_arg_format(mainline=mainline))
+        self._passed = _passed_arguments(self._call, mainline=mainline)
         self._template = template
         self._device = device
         self._float_dtype = float_dtype
@@ -63,6 +57,15 @@ class StepCall:
                 f"{describe_function(func)} asks for extern_data, but nothing describes the data streams. "
                 "Set extern_data in the config, or let the function take data and run_ctx."
             )
+
+    @staticmethod
+    def asks_for_extern_data(func: Callable[..., Any], *, mainline: bool) -> bool:
+        """
+        :param func: the user's
+        :param mainline: dialect of the config
+        :return: whether the function is to get the batch as TensorDict
+        """
+        return "extern_data" in _passed_arguments(UserFunction(func), mainline=mainline)
 
     @property
     def takes_extern_data(self) -> bool:
@@ -111,3 +114,8 @@ class StepCall:
                 for key, value in data.items()
             }
         )
+
+
+def _passed_arguments(call: UserFunction, *, mainline: bool) -> frozenset[str]:
+    usual = ("extern_data",) if mainline else ("data", "run_ctx")
+    return frozenset(name for name in ("data", "extern_data", "run_ctx") if call.takes(name, usual=name in usual))

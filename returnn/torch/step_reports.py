@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 
+from returnn import frontend
+from returnn.engine.base import EngineBase
+from returnn.engine.lines import MINI_LINES, Lines, StepNumbers
 from returnn.engine.losses import LossAccumulator
-from returnn.engine.report import PassReport, format_losses, step_line, with_first_batch_notice
+from returnn.engine.report import PassReport, format_losses, with_first_batch_notice
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
-from returnn.torch.context import get_run_ctx
+from returnn.torch.context import get_run_ctx, init_train_step_run_ctx
 from returnn.torch.device import device_memory_text
+from returnn.torch.observers.base import PassObserver, completed_losses, losses_are_wanted, step_line_parts
 
 __all__ = ["RawBatch", "StepReports"]
 
@@ -23,13 +27,18 @@ RawBatch = dict[str, Any]
 T = TypeVar("T")
 
 
-class StepReports:
+class StepReports(EngineBase):
     """Base of the engine; uses attributes that the engine sets."""
 
-    epoch: int
     _device: str
     _train_step: int
     _forward_epoch: int | None
+    #: whether the config is in the dialect of RETURNN, see returnn.options.dialect
+    _dialect_is_mainline: bool = False
+    #: the texts of the log lines
+    _lines: Lines = MINI_LINES
+    #: told about passes and their steps
+    _observers: Sequence[PassObserver] = ()
     #: time.time() of the last step line, of any pass; None: there was none
     time_since_last_step: float | None = None
 
@@ -39,16 +48,39 @@ class StepReports:
         """
         raise NotImplementedError  # by LossSteps
 
-    def _steps(self, batches: Iterable[T], *, name: str) -> Iterator[tuple[T, RunCtx]]:
-        """:return: batches, each with the run context at the start of its step"""
+    def _steps(self, batches: Iterable[T], *, name: str, train: bool = False) -> Iterator[tuple[T, RunCtx]]:
+        """
+        :param batches: of one pass
+        :param name: of the dataset
+        :param train: whether the pass trains
+        :return: batches, each with the run context at the start of its step
+        """
         run_ctx = get_run_ctx()
+        per_step = self._dialect_is_mainline and run_ctx.stage == "train_step"
         for data in with_first_batch_notice(iter(batches), what=name):
-            run_ctx.init_step(self._train_step)
+            if per_step:
+                self._init_train_step_run_ctx(train=train)
+                run_ctx = get_run_ctx()
+            else:
+                run_ctx.init_step(self._train_step)
             yield data, run_ctx
 
+    def _init_train_step_run_ctx(self, *, train: bool) -> None:
+        """A new run context for the steps of a pass, or (mainline dialect) for one step."""
+        if self._dialect_is_mainline:
+            frontend.init_train_step_run_ctx(
+                device=self._device, engine=self, epoch=self.epoch, train_flag=train, step=self._train_step
+            )
+        else:
+            init_train_step_run_ctx(device=self._device, engine=self, epoch=self.epoch, train_flag=train)
+
     def _pass_report(self, what: str, loader: object) -> PassReport:
+        """
+        :param what: "train", "eval <name>", "forward"
+        :param loader: over the dataset
+        """
         epoch = self._forward_epoch if what == "forward" else self.epoch
-        return PassReport(f"{what} epoch {epoch}", loader)
+        return PassReport(self._lines.pass_prefix(what, epoch), loader)
 
     def _report_step(
         self,
@@ -57,18 +89,43 @@ class StepReports:
         step_start: float,
         total_loss: torch.Tensor | None,
         losses: LossAccumulator | None,
-    ) -> Mapping[str, float] | None:
-        """:return: value / norm factor by name; None: no line is due, so nothing was fetched from the device"""
-        if not report.wants_numbers:
-            report.step(None)
-            return None
-        means = losses.last_step().means() if losses is not None else None
-        if losses is not None:
+        *,
+        name: str | None = None,
+        data: RawBatch | None = None,
+    ) -> None:
+        """
+        Show a step and tell the observers.
+
+        :param report: of the pass
+        :param step: within the pass
+        :param step_start: time.time() at its start
+        :param total_loss: optimised value; None: forward
+        :param losses: of the steps so far; None: forward
+        :param name: of the dataset, for the observers; None: they are not told
+        :param data: raw batch; None: a step without data
+        """
+        observers = self._observers if name is not None and data is not None else ()
+        shown = report.wants_numbers
+        wanted = name is not None and losses_are_wanted(observers, name, step=step, global_step=self._train_step)
+        means: Mapping[str, float] | None = None
+        if losses is not None and (shown or wanted):
+            means = losses.last_step().means()
             self._check_accumulated(losses)
-        report.step(means)
+            if observers:
+                means = completed_losses(observers, means, errors=frozenset(losses.errors))
+        report.step(means if shown else None)
         if log.verbose and log.verbose[5]:
-            self.print_step_info(report.prefix, step, step_start, total_loss, means, report=report)
-        return means
+            more = step_line_parts(observers, name or "", data=data or {}) if observers else ()
+            self.print_step_info(report.prefix, step, step_start, total_loss, means, report=report, more=more)
+        for observer in observers:
+            observer.end_step(
+                name=name or "",
+                step=step,
+                global_step=self._train_step,
+                epoch=self.epoch,
+                data=data or {},
+                losses=means,
+            )
 
     def print_step_info(
         self,
@@ -79,6 +136,7 @@ class StepReports:
         loss_dict: Mapping[str, float] | None = None,
         *,
         report: PassReport | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         """
         Log the step line (v5).
@@ -89,23 +147,24 @@ class StepReports:
         :param total_loss: optimised value
         :param loss_dict: value / norm factor by name
         :param report: progress of the pass
+        :param more: further parts of the line
         """
         now = time.time()
         since = None if self.time_since_last_step is None else now - self.time_since_last_step
         self.time_since_last_step = now
-        line = step_line(
-            report_prefix,
+        report = report or PassReport(report_prefix, None)
+        if step == 0:
+            self._lines.first_step(report)
+        numbers = StepNumbers(
             step,
             step_secs=now - step_start_time,
             secs_since_last_line=since,
             device_memory=device_memory_text(self._device),
             total_loss=total_loss.item() if isinstance(total_loss, torch.Tensor) else total_loss,
             losses=loss_dict,
+            more=more,
         )
-        if report is not None:
-            report.line(line)
-        else:
-            print(line, file=log.v5)
+        report.line(self._lines.step(report, numbers))
 
     @staticmethod
     def format_loss_dict(loss_dict: Mapping[str, float]) -> str:

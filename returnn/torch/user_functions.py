@@ -7,9 +7,20 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["UserFunction", "takes_argument"]
+__all__ = ["UserFunction", "random_arg_format", "takes_argument"]
 
+#: Formats of the name of the random argument, see :class:`UserFunction`.
+_MINI_RANDOM_ARG = "__fwd_compatible_random_arg_%i"
+_MAINLINE_RANDOM_ARG = "__fwd_compat_random_arg_%03i"
 _rnd = random.Random()  # not the global one: the numbers that user code draws must not depend on ours
+
+
+def random_arg_format(*, mainline: bool) -> str:
+    """
+    :param mainline: dialect of the config
+    :return: format of the random argument name
+    """
+    return _MAINLINE_RANDOM_ARG if mainline else _MINI_RANDOM_ARG
 
 
 class UserFunction:
@@ -21,7 +32,7 @@ class UserFunction:
     they get what they declare.
     """
 
-    def __init__(self, func: Callable[..., Any], *, random_arg: str = "__fwd_compatible_random_arg_%i"):
+    def __init__(self, func: Callable[..., Any], *, random_arg: str = _MINI_RANDOM_ARG):
         """
         :param func: the user's
         :param random_arg: format of the random name
