@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 
 __all__ = ["Curve", "chart", "curve_mark", "short_number", "sparkline"]
@@ -44,8 +45,15 @@ def sparkline(points: Mapping[int, float], *, width: int, ascii_only: bool = Fal
     if not finite:
         return " " * len(columns)
     low, high = min(finite), max(finite)
-    scale = (len(bars) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if value is None else bars[round((value - low) * scale)] for value in columns)
+    return "".join(
+        " " if value is None else bars[round(_fraction(value, low, high) * (len(bars) - 1))] for value in columns
+    )
+
+
+def _fraction(value: float, low: float, high: float) -> float:
+    """:return: where the value is between low (0) and high (1); halves, since high - low may be more than a float can be"""
+    span = high / 2 - low / 2
+    return min(max((value / 2 - low / 2) / span, 0.0), 1.0) if span > 0 else 0.0
 
 
 def _columns(points: Mapping[int, float], first: int, last: int, width: int) -> list[float | None]:
@@ -54,7 +62,7 @@ def _columns(points: Mapping[int, float], first: int, last: int, width: int) -> 
     for x, value in points.items():
         if math.isfinite(value) and first <= x <= last:
             sums[_column(x, first, last, width)].append(value)
-    return [sum(values) / len(values) if values else None for values in sums]
+    return [math.fsum(value / len(values) for value in values) if values else None for values in sums]
 
 
 def _column(x: int, first: int, last: int, width: int) -> int:
@@ -84,7 +92,7 @@ def chart(
     low, high = min(values), max(values)
     if low == high:
         pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        low, high = max(low - pad, -sys.float_info.max), min(high + pad, sys.float_info.max)
     epochs = [x for c in usable for x in c.points]
     canvas = _Canvas(
         (min(epochs), max(epochs)),
@@ -133,11 +141,11 @@ class _Canvas:
         self._rows = [[" "] * self._width for _ in range(height)]
 
     def _value_of_row(self, row: int) -> float:
-        return self._high - (self._high - self._low) * row / (self._height - 1)
+        frac = row / (self._height - 1)
+        return self._high * (1 - frac) + self._low * frac
 
     def _row(self, value: float) -> int:
-        frac = (self._to_y(value) - self._low) / (self._high - self._low)
-        return min(max(round((1 - frac) * (self._height - 1)), 0), self._height - 1)
+        return round((1 - _fraction(self._to_y(value), self._low, self._high)) * (self._height - 1))
 
     def draw(self, curve: Curve, index: int) -> None:
         """Points, dots between them, and the best point."""

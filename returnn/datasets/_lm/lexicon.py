@@ -38,7 +38,7 @@ class Lexicon:
         self.lemmas: dict[str, Lemma] = {}
         try:
             self._read()
-        except (OSError, EOFError, zlib.error, ElementTree.ParseError) as exc:
+        except (OSError, EOFError, zlib.error, ElementTree.ParseError, LookupError, ValueError) as exc:
             if isinstance(exc, DataFileError):
                 raise
             raise DataFileError(f"Cannot read the lexicon {filename!r}: {exc}. Check the path and the XML.") from exc

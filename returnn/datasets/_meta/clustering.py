@@ -68,7 +68,7 @@ def _parse_item(line: str, filename: str, number: int, n_clusters: int) -> tuple
     try:
         item = ElementTree.fromstring(line.strip())  # one element without children: nothing to expand
         tag, cluster = item.attrib["key"], int(item.attrib["value"])
-    except (ElementTree.ParseError, KeyError, ValueError) as exc:
+    except (ElementTree.ParseError, LookupError, ValueError) as exc:
         raise DataFileError(
             describe(
                 f"cluster_map_file {filename!r}, line {number} has a wrong form",

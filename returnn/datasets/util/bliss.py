@@ -166,6 +166,10 @@ class _Handler:
                 f"Bliss corpus {self._filename!r}, line {exc.lineno}: this is no valid XML: "
                 f"{expat.errors.messages[exc.code]}."
             ) from exc
+        except DataFileError:
+            raise
+        except (LookupError, ValueError) as exc:  # it declares such an encoding
+            raise DataFileError(f"Bliss corpus {self._filename!r}: {exc}. Convert it to the encoding UTF-8.") from exc
         self.finished = not data
         return self._items
 
