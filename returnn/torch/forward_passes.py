@@ -19,13 +19,13 @@ import torch
 
 from returnn import frontend
 from returnn.datasets.basic import Dataset
-from returnn.engine.base import EngineBase
 from returnn.engine.report import PassReport, with_first_batch_notice
 from returnn.errors import ConfigError, DatasetError, DeviceMemoryError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.options.batching import BatchingOptions
+from returnn.options.extern_data import ExternDataOptions
 from returnn.options.forward import ForwardOptions, make_callback
 from returnn.options.model import ModelOptions
 from returnn.options.training import EngineOptions
@@ -47,7 +47,7 @@ from returnn.torch.user_functions import UserFunction
 __all__ = ["ForwardPasses"]
 
 
-class ForwardPasses(StepReports, EngineBase):
+class ForwardPasses(StepReports):
     """Base of the engine; uses attributes that the engine sets."""
 
     _options: EngineOptions
@@ -59,6 +59,8 @@ class ForwardPasses(StepReports, EngineBase):
     _distributed: Any
     #: Set by init_forward, so that mistakes are found before the model is built.
     _forward_sink: ForwardSink | None = None
+    #: The loader is of the forward dataset, sorted as a callback wants it, and not used yet.
+    _forward_loader_is_ready: bool = False
     #: The outputs that the option model_outputs describes; None: it is not set.
     _model_outputs: TensorDict | None = None
 
@@ -99,6 +101,7 @@ class ForwardPasses(StepReports, EngineBase):
         )
         rank, size = self._rank_and_size
         self._forward_sink = make_sink(self.config, rank=rank, num_ranks=size)
+        ExternDataOptions.from_config(self.config)
         if ForwardOptions.from_config(self.config).callback is not None:
             self._check_skipping(self._allows_skipping)
         return functions.forward_step
@@ -107,7 +110,8 @@ class ForwardPasses(StepReports, EngineBase):
         """After the dataset was made: start its workers."""
         assert self.forward_dataset is not None
         options = ForwardOptions.from_config(self.config)
-        if options.callback is not None and options.sort_dataset:
+        self._forward_loader_is_ready = options.callback is not None
+        if self._forward_loader_is_ready and options.sort_dataset:
             sort_by_length(self.forward_dataset)
         self._forward_dataloader = self._create_data_loader(self.forward_dataset)
         if isinstance(self._forward_dataloader, Loader):  # a custom engine may have another one
@@ -180,7 +184,8 @@ class ForwardPasses(StepReports, EngineBase):
             functions = ModelOptions.from_config(self.config, needed=("forward_step",), used=())
             assert functions.forward_step is not None
             self._forward_step_func = self._make_step_call(functions.forward_step, with_eval_targets=False)
-        if dataset is not self.forward_dataset or self._forward_dataloader is None or not dataset_init_epoch:
+        is_ready, self._forward_loader_is_ready = self._forward_loader_is_ready, False
+        if not is_ready or dataset is not self.forward_dataset or not dataset_init_epoch:
             if options.sort_dataset and dataset_init_epoch:
                 sort_by_length(dataset)
             self._close_forward_loader()
@@ -191,6 +196,7 @@ class ForwardPasses(StepReports, EngineBase):
                 else self._create_data_loader(dataset, dataset_init_epoch=False)
             )
             keep_order_of_ranks(self._forward_dataloader, self._rank_and_size[1])
+        assert self._forward_dataloader is not None
         sink = CallbackSink(callback) if self._rank_and_size[0] == 0 else HdfSink(None)
         self._forward_pass(sink, self._forward_dataloader, needs_data=False)
 
@@ -202,8 +208,11 @@ class ForwardPasses(StepReports, EngineBase):
         """
         assert self._model is not None
         self._model.eval()
+        self._model_outputs = ExternDataOptions.from_config(self.config).model_outputs
         run_ctx = self._new_forward_ctx()
         progress = _Progress()
+        self._open_observers(train=False)
+        self._start_observing("forward")
         name = "forward" if not self._dialect_is_mainline else f"{_name_of(self.forward_dataset)} forward"
         self._lines.forward_starts()
         try:
@@ -250,7 +259,7 @@ class ForwardPasses(StepReports, EngineBase):
         start = time.time()
         seqs = self._forward_batch(sink, data, run_ctx)
         progress.step_secs += time.time() - start
-        self._report_step(report, progress.num_steps, start, None, None)
+        self._report_step(report, progress.num_steps, start, None, None, name="forward", data=data)
         progress.num_steps += 1
         return seqs
 
