@@ -92,6 +92,8 @@ def chart(
     low, high = min(values), max(values)
     if low == high:
         pad = abs(low) * 0.1 or 1.0
+        if log_scale:
+            pad = min(pad, low / 2)
         low, high = max(low - pad, -sys.float_info.max), min(high + pad, sys.float_info.max)
     epochs = [x for c in usable for x in c.points]
     canvas = _Canvas(
