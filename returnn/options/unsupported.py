@@ -142,18 +142,6 @@ _later(
 )
 
 _later(
-    *("log_batch_size", "torch_log_memory_usage", "calculate_exp_loss"),
-    default=False,
-    types="bool",
-    doc="More values in the line of each step.",
-    instead="It comes later; until then mark such values as losses with scale 0 in train_step",
-)
-_later(
-    *("use_tensorboard", "tensorboard_opts", "torch_profile", "torch_cuda_graph"),
-    doc="Looks into, or tunes, the work of the device.",
-    instead="It comes later; training itself is the same without it",
-)
-_later(
     "lm_dataset_debug_limit_line_count",
     doc="For debugging: only the first lines of each text file.",
     instead="Write these lines to a file of their own (head -n 1000), or name them by seq_list_filter_file in the dataset dict",
@@ -187,4 +175,11 @@ _refused(
     *("SprintInterfacePythonFeatureScorer", "sprint_interface_loss", "sprint_trainer_exec_path", "sprint_opts"),
     doc="Interface to RASR/Sprint processes.",
     instead="RASR processes are out of scope; dump the data to HDF files first and use HDFDataset",
+)
+_refused(
+    "torch_cuda_graph",
+    types="dict",
+    doc="Capture training steps as CUDA graphs.",
+    instead="A captured graph has fixed shapes and addresses, while here each batch has its own lengths; use torch_compile, and "
+    "torch_batching with buckets to have few different shapes",
 )

@@ -17,8 +17,8 @@ from returnn.options.model import ModelOptions
 from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.loader import EpochSource, Loader
 from returnn.torch.pass_frame import PassFrame
-from returnn.torch.ranked_steps import RankedSteps
 from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
+from returnn.torch.sharded_passes import ShardedPasses
 from returnn.torch.start_report import print_scores_stored, print_start
 from returnn.torch.step_call import StepCall
 from returnn.torch.step_reports import StepReports
@@ -27,7 +27,7 @@ from returnn.torch.user_functions import takes_argument
 __all__ = ["EvalPasses"]
 
 
-class EvalPasses(RankedSteps, StepReports):
+class EvalPasses(ShardedPasses, StepReports):
     """Base of the engine; uses attributes that the engine sets."""
 
     _start_epoch: int | None
@@ -132,12 +132,14 @@ class EvalPasses(RankedSteps, StepReports):
         """The task ``eval``: print the scores, and store them if the checkpoint is one of this training."""
         start = self.init_eval_task()
         own = start.is_own_model and self.epoch > 0
+        self._open_observers(train=False)
         try:
             for name, scores in self._iter_eval_scores(list(self._eval_dataloaders)):
                 print(f"Epoch {self.epoch} evaluation: {name}: {format_losses(scores)}", file=log.v1)
                 if own:
                     self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
         finally:
+            self._close_observers()
             self.close_loaders()
         print_scores_stored(own and self._should_write_to_disk(), self.learning_rate_control)
 

@@ -6,17 +6,15 @@ Each method is called by the loops of the engine at the place that its name tell
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from returnn.engine.base import EngineBase
 from returnn.engine.losses import LossAccumulator
 from returnn.frontend.run_ctx import RunCtx
 from returnn.torch.distributed.context import DistributedContext, get_distributed
-from returnn.torch.observers.base import PassObserver
-from returnn.torch.observers.create import create_observers
+from returnn.torch.observers.observed import ObservedPasses
 from returnn.torch.step_reports import RawBatch
 
 __all__ = ["PassHooks", "StepModule"]
@@ -25,15 +23,13 @@ __all__ = ["PassHooks", "StepModule"]
 StepModule = Callable[[Any, RunCtx], torch.Tensor]
 
 
-class PassHooks(EngineBase):
+class PassHooks(ObservedPasses):
     """Base of the engine; uses attributes that the engine sets."""
 
     _device: str
     _model: torch.nn.Module | None
     #: None: the step function of the config is called directly
     _step_module: StepModule | None = None
-    #: told about passes and their steps
-    _observers: Sequence[PassObserver] = ()
 
     @property
     def _distributed(self) -> DistributedContext | None:
@@ -89,37 +85,3 @@ class PassHooks(EngineBase):
 
     def _after_train_pass(self) -> None:
         """After the last step and update of an epoch, before anything is saved."""
-
-    # ---- observers
-
-    def _open_observers(self, *, train: bool) -> None:
-        """
-        Make the observers that the options ask for, if they are not there yet.
-
-        :param train: whether the run trains
-        :raises ConfigError: invalid options
-        """
-        if not self._observers:
-            self._observers = create_observers(self.config, train=train)
-
-    def _close_observers(self) -> None:
-        """At the end of the run, in whatever way."""
-        for observer in self._observers:
-            observer.close()
-
-    def _should_write_to_disk(self) -> bool:
-        """:return: see the base; not while the run is only profiled"""
-        return super()._should_write_to_disk() and not any(x.keeps_from_writing for x in self._observers)
-
-    def _start_observing(self, name: str) -> None:
-        """:param name: of the dataset whose pass starts"""
-        for observer in self._observers:
-            observer.start_pass(name, engine=self)
-
-    def _end_observing(self, name: str, scores: Mapping[str, float]) -> None:
-        """
-        :param name: of the dataset
-        :param scores: of the pass by name
-        """
-        for observer in self._observers:
-            observer.end_pass(name, epoch=self.epoch, scores=scores)

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 
 from returnn import frontend
-from returnn.engine.base import EngineBase
 from returnn.engine.lines import MINI_LINES, Lines, StepNumbers
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.report import PassReport, format_losses, with_first_batch_notice
@@ -17,7 +16,8 @@ from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.torch.context import get_run_ctx, init_train_step_run_ctx
 from returnn.torch.device import device_memory_text
-from returnn.torch.observers.base import PassObserver, completed_losses, losses_are_wanted, step_line_parts
+from returnn.torch.observers.base import completed_losses, losses_are_wanted, step_line_parts
+from returnn.torch.observers.observed import ObservedPasses
 
 __all__ = ["RawBatch", "StepReports"]
 
@@ -27,7 +27,7 @@ RawBatch = dict[str, Any]
 T = TypeVar("T")
 
 
-class StepReports(EngineBase):
+class StepReports(ObservedPasses):
     """Base of the engine; uses attributes that the engine sets."""
 
     _device: str
@@ -37,8 +37,6 @@ class StepReports(EngineBase):
     _dialect_is_mainline: bool = False
     #: the texts of the log lines
     _lines: Lines = MINI_LINES
-    #: told about passes and their steps
-    _observers: Sequence[PassObserver] = ()
     #: time.time() of the last step line, of any pass; None: there was none
     time_since_last_step: float | None = None
 
