@@ -87,7 +87,7 @@ def in_order(tensor: Tensor, dims: Sequence[AxisSpec], *, name: str) -> torch.Te
     if tuple(dims) == tensor.dims:
         return raw
     if len(dims) != len(tensor.dims) or any(not isinstance(d, Dim) or d not in tensor.dims for d in dims):
-        raise ModelError(f"{name}: it is a Tensor with dims {list(tensor.dims)}, but dims says {list(dims)}.")
+        raise ModelError(f"{name}: it is a Tensor with dims {list(tensor.dims)}, expected {list(dims)}.")
     return raw.permute([tensor.dims.index(d) for d in dims if isinstance(d, Dim)])
 
 

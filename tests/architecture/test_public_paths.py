@@ -77,15 +77,14 @@ WITH_TORCH: dict[str, str] = {
     "create_data_loader_from_batches",
     "returnn.torch.data.returnn_dataset_wrapper": "ReturnnDatasetIterDataPipe ReturnnDatasetResetDefaultEpochCounterCallback "
     "ReturnnDatasetResetMpSharedEpochCallback",
+    "returnn.torch.data.extern_data": "raw_dict_to_extern_data extern_data_template_from_config_opts raw_dict_can_split_batch "
+    "raw_dict_split_batch",
     "returnn.torch.data.tensor_utils": "tensor_dict_numpy_to_torch_ tensor_dict_torch_to_numpy_",
     "returnn.torch.util.diagnose_gpu": "print_available_devices print_using_cuda_device_report diagnose_no_gpu",
 }
 #: Names and paths of work that is still to come.
 LATER: dict[str, str] = {
     "returnn.datasets.basic": "Batch BatchSetGenerator shapes_for_batches set_config_extern_data_from_dataset",
-    "returnn.torch.data.extern_data": "raw_dict_to_extern_data extern_data_template_from_config_opts raw_dict_can_split_batch "
-    "raw_dict_split_batch",
-    "returnn.torch.data.tensor_utils": "tensor_dict_numpy_to_torch_ tensor_dict_torch_to_numpy_",
 }
 
 #: Runs in one clean process; each import happens in a forked copy of it, so that it starts without any first-party module.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from returnn.errors import ModelError
@@ -64,3 +65,34 @@ def test_names_of_the_axes() -> None:
 def test_wrong_entries(entry: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelError, match=words):
         Tensor("data", **entry)
+
+
+def test_members() -> None:
+    time = Dim(None, name="time")
+    tensor = Tensor("x", [batch_dim, time, Dim(3)], "float16", raw_tensor=np.zeros((2, 4, 3), "float16"))
+    assert (tensor.batch_ndim, tensor.batch_shape, tensor.size_dtype) == (3, (None, None, 3), "int32")
+    other = tensor.copy(name="y")
+    assert (other.name, other.dims, other.dtype) == (
+        "y",
+        tensor.dims,
+        "float16",
+    ) and other.raw_tensor is tensor.raw_tensor
+    assert tensor.copy_template().raw_tensor is None and tensor.copy_template("z").name == "z"
+    other.raw_tensor = None
+    assert tensor.raw_tensor is not None
+    assert Tensor("x", dim=4).feature_dim is not None
+    assert Tensor("x", dim=4, sparse=True).feature_dim is None
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"dims": [batch_dim, 5]}, "dims has the entry 5 .int., expected a Dim"),
+        ({"dims": [batch_dim], "sparse_dim": 7}, "sparse_dim is 7 .int., expected a Dim"),
+        ({"dims": [batch_dim], "feature_dim": Dim(3, name="f")}, "feature_dim Dim{'f'.3.} is none of the dims"),
+        ({"dims": [batch_dim], "raw_tensor": np.zeros((2, 3))}, "shape .2, 3. does not fit"),
+    ],
+)
+def test_wrong_dims(kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        Tensor("data", **kwargs)
