@@ -143,7 +143,7 @@ class EngineBase:
         """
         if forward_data is None:
             options = DataOptions.from_config(self.config)
-            forward_data = init_dataset(options.require_forward(), default_kwargs={"name": "forward"})
+            forward_data = init_dataset(options.require_forward(), default_kwargs={"name": options.forward_name})
             forward_data.check_corpus()
         self.forward_dataset = forward_data
 

@@ -71,6 +71,7 @@ class DataOptions:
     train: DatasetDict | None
     eval_datasets: Mapping[str, DatasetDict]  # in the order of evaluation; "dev" first
     forward: DatasetDict | None
+    forward_name: str = "forward"  # or that of the other dataset that it is
 
     @classmethod
     def from_config(cls, config: Config | Mapping[str, Any]) -> DataOptions:
@@ -98,9 +99,8 @@ class DataOptions:
                     "Set only one of them."
                 )
             eval_datasets["eval"] = extra
-        return cls(
-            train=train, eval_datasets=eval_datasets, forward=_forward(config, {"train": train, **eval_datasets})
-        )
+        forward_name, forward = _forward(config, {"train": train, **eval_datasets})
+        return cls(train=train, eval_datasets=eval_datasets, forward=forward, forward_name=forward_name)
 
     def require_train(self) -> DatasetDict:
         """
@@ -169,9 +169,12 @@ def _named_datasets(config: Config | Mapping[str, Any]) -> Mapping[str, DatasetD
     return value
 
 
-def _forward(config: Config | Mapping[str, Any], others: Mapping[str, DatasetDict | None]) -> DatasetDict | None:
-    if not is_given(config, "forward"):
-        return others.get("eval")  # the default of the spelling forward_data
+def _forward(
+    config: Config | Mapping[str, Any], others: Mapping[str, DatasetDict | None]
+) -> tuple[str, DatasetDict | None]:
+    """:return: name and options"""
+    if not is_given(config, "forward"):  # the default of the spelling forward_data is "eval"
+        return ("eval", others["eval"]) if others.get("eval") is not None else ("forward", None)
     value = read(config, "forward")
     if isinstance(value, str):
         target = others.get(value)
@@ -181,8 +184,8 @@ def _forward(config: Config | Mapping[str, Any], others: Mapping[str, DatasetDic
                 f'option "forward" (or "forward_data") names the dataset {value!r}, which the config does not define (it defines: {known}). '
                 f"Set it to a dataset dict, e.g. forward = {_EXAMPLE}."
             )
-        return target
+        return value, target
     if value is None or (isinstance(value, Mapping) and not value):
-        return None
+        return "forward", None
     _check_dataset_dict("forward", value)
-    return value  # type: ignore[no-any-return]  # checked just above
+    return "forward", value
