@@ -28,7 +28,7 @@ from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.lines import MAINLINE_LINES, MINI_LINES
 from returnn.engine.losses import LossAccumulator
-from returnn.engine.model_files import StartPoint, optimizer_filename
+from returnn.engine.model_files import StartPoint, delete_optimizer, optimizer_filename
 from returnn.engine.report import PassReport
 from returnn.engine.time_limit import TimeLimit
 from returnn.errors import CheckpointError, DatasetError
@@ -61,6 +61,7 @@ from returnn.torch.observers.base import completed_losses
 from returnn.torch.optim.factory import check_optimizer_options
 from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState
+from returnn.torch.sharded_passes import sharding_wanted
 from returnn.torch.start_report import preview_learning_rate, print_start
 from returnn.torch.step_call import StepCall
 from returnn.torch.updater import Updater, all_updaters
@@ -247,11 +248,11 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         name = "train"
         if train is False:
             role, name = "eval", getattr(dataset, "name", None) or "eval"
-        if dataset is self.forward_dataset:
-            role, name = "forward", "forward"
         for eval_name, eval_dataset in self.eval_datasets.items():
             if dataset is eval_dataset and not train:
                 role, name = "eval", eval_name
+        if dataset is self.forward_dataset and not train:
+            role, name = "forward", "forward"
         loader = create_loader(
             dataset,
             batching=BatchingOptions.from_config(self.config, role=role),
@@ -274,9 +275,17 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         :param filename: checkpoint without ``.pt``, or with any other suffix; None: random parameters
         """
         loaded = build_model(
-            config=self.config, engine=self, device=self._device, epoch=epoch, filename=filename, options=self._options
+            config=self.config,
+            engine=self,
+            device=self._device,
+            epoch=epoch,
+            filename=filename,
+            options=self._options,
+            stay_on_host=epoch is not None and sharding_wanted(),
         )
         self._model = loaded.model
+        if epoch is not None:
+            self._shard_model()
         self._forward_epoch = loaded.model_epoch
         # A continued training goes on counting; one that starts at epoch 1 with given weights counts from 0.
         self._train_step = loaded.step if epoch is None or epoch > 1 else 0
@@ -292,6 +301,8 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         """
         if filename is None:
             filename = optimizer_filename(self.get_epoch_model_filename(epoch - 1))
+        if self._load_sharded_optimizer(filename):
+            return
         if not os.path.exists(filename):
             if not CheckpointOptions.from_config(self.config).allow_missing_optimizer:
                 raise CheckpointError(
@@ -418,12 +429,13 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         """Write the checkpoint of the current epoch."""
         assert self._model is not None
         filename = self._checkpoint_filename()
+        model_state = self._whole_model_state(keep=filename is not None)
         if filename is None:
             return
         print(f"Save model under {filename}{self.FILE_POSTFIX}", file=log.v4)
         save_model_checkpoint(
             filename + self.FILE_POSTFIX,
-            self._model,
+            model_state,
             epoch=self.epoch,
             step=self._train_step,
             learning_rate=self._effective_learning_rate,
@@ -435,10 +447,14 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
     def _save_optimizer(self) -> None:
         """Write the optimizer state of the current epoch, and remove old ones."""
         filename = self._checkpoint_filename()
+        if self._sharded is not None:
+            self._save_sharded_optimizer(filename)
         if filename is None or self._updater is None:
             return
-        opt_filename = optimizer_filename(filename)
-        self._updater.save_optimizer(opt_filename)
+        if self._sharded is None:
+            opt_filename = optimizer_filename(filename)
+            self._updater.save_optimizer(opt_filename)
+            delete_optimizer(filename, keep=opt_filename)  # of an earlier training, with sharding
         self.prune_optimizer_files()
 
     def _checkpoint_filename(self) -> str | None:

@@ -57,6 +57,7 @@ def build_model(
     filename: str | None,
     options: EngineOptions,
     get_model_kwargs: Mapping[str, Any] | None = None,
+    stay_on_host: bool = False,
 ) -> LoadedModel:
     """
     Seed, call get_model, load the checkpoint and the files of preload_from_files, move to the device.
@@ -68,6 +69,7 @@ def build_model(
     :param filename: checkpoint, with or without suffix; None: random parameters
     :param options: of the engine
     :param get_model_kwargs: further arguments for get_model, e.g. of the export. Any: as there
+    :param stay_on_host: do not move the model to the device, which may be too small for all of it
     :raises CheckpointError: the checkpoint is missing, broken, or does not fit
     :raises ModelError: get_model returned something else
     """
@@ -128,7 +130,8 @@ def build_model(
         )
         print(report.summary(), file=log.v2 if report.missing or report.unexpected else log.v3)
     preloads.apply(model)
-    model.to(device)
+    if not stay_on_host:
+        model.to(device)
     for hook in hooks.post_hooks:
         UserFunction(hook, random_arg=random_arg_format(mainline=mainline))(model=model)
     return LoadedModel(
@@ -149,7 +152,7 @@ def _as_int(value: object, what: str, path: str) -> int | None:
 
 def save_model_checkpoint(
     path: str,
-    model: torch.nn.Module,
+    model_state: Mapping[str, Any],
     *,
     epoch: int,
     step: int,
@@ -160,7 +163,7 @@ def save_model_checkpoint(
     Write ``model``, ``epoch`` and ``step`` as the peers do, and beside them what a restart needs.
 
     :param path: with suffix
-    :param model: whose state dict is written
+    :param model_state: state dict of the model. Any: modules can have extra state of any type
     :param epoch: finished one
     :param step: number of training steps done
     :param learning_rate: of the epoch
@@ -169,7 +172,7 @@ def save_model_checkpoint(
     """
     save_file_atomic(
         {
-            "model": model.state_dict(),
+            "model": model_state,
             "epoch": epoch,
             "step": step,
             "effective_learning_rate": float(learning_rate),

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -207,8 +207,6 @@ class ShardedModel:
         self._running: list[list[_Call]] = []  # stack of the calls whose forward runs now; empty: no step runs
         # By whether gradients are computed: the calls of the last step.
         self._last_calls: dict[bool, list[_Call]] = {}
-        self._sync = True  # whether backward() brings the gradients of all ranks together
-        self._is_reduced = True  # whether that of the last step did
         # Names of parameters that got no gradient in the last update.
         self._unused: frozenset[str] = frozenset()
         for name, unit in self._units.items():
@@ -289,6 +287,11 @@ class ShardedModel:
 
     # ---- steps
 
+    @property
+    def is_running(self) -> bool:
+        """:return: whether a step runs now"""
+        return bool(self._running)
+
     def run(self, func: Callable[[], T]) -> T:
         """
         Run a step, of training, evaluation or forwarding. All ranks must call it or :meth:`empty_step`.
@@ -309,9 +312,7 @@ class ShardedModel:
         finally:
             self._running = []
         self._last_calls[is_train] = calls
-        if is_train:
-            self._is_reduced = self._sync
-        else:
+        if not is_train:
             self._root.reshard()  # type: ignore[operator]  # the parameters may be changed before the next step
         return result  # type: ignore[no-any-return]
 
@@ -345,9 +346,7 @@ class ShardedModel:
             return _zero_gradients(total, self._used_parameters("", self.model))
 
         total: torch.Tensor = self._root(func)
-        if is_train:
-            self._is_reduced = self._sync
-        else:
+        if not is_train:
             self._root.reshard()  # type: ignore[operator]
         return total
 
@@ -374,18 +373,10 @@ class ShardedModel:
         """
         :param value: False: the next backward passes only add up the gradients of this rank, for gradient accumulation
         """
-        self._sync = value
         self._root.set_requires_gradient_sync(value)  # type: ignore[operator]
 
-    def reduce_gradients(self, params: Iterable[torch.nn.Parameter] = ()) -> None:
-        """
-        Bring gradients that were added up without synchronisation, if there are any, into ``param.grad``. All ranks must call it.
-
-        :param params: not needed: all
-        """
-        del params
-        if self._is_reduced:
-            return
+    def reduce_gradients(self) -> None:
+        """Bring gradients that were added up without synchronisation into ``param.grad``. All ranks must call it."""
         self.set_gradient_sync(True)
         with torch.enable_grad():
             self.empty_step().backward()
