@@ -110,6 +110,14 @@ class Lines:
         """
         print(f"Finished training at epoch {epoch + 1}.", file=log.v3)
 
+    def forward_prefix(self, dataset_name: str, epoch: int) -> str:
+        """
+        :param dataset_name: as the user knows it
+        :param epoch: of the checkpoint
+        :return: start of all lines of the pass
+        """
+        return f"forward epoch {epoch}"
+
     def forward_starts(self) -> None:
         """Before the first batch is asked for."""
         print("Start Forwarding", file=log.v3)
@@ -192,6 +200,9 @@ class MainlineLines(Lines):
 
     def train_ends(self, *, epoch: int, global_step: int) -> None:
         print(f"Finished training at epoch {epoch}, global train step {global_step}", file=log.v3)
+
+    def forward_prefix(self, dataset_name: str, epoch: int) -> str:
+        return f"ep {epoch} {dataset_name} forward"
 
     def forward_starts(self) -> None:
         pass

@@ -213,10 +213,10 @@ class ForwardPasses(StepReports):
         progress = _Progress()
         self._open_observers(train=False)
         self._start_observing("forward")
-        name = "forward" if not self._dialect_is_mainline else f"{_name_of(self.forward_dataset)} forward"
+        prefix = self._lines.forward_prefix(getattr(self.forward_dataset, "name", None) or "data", self.epoch)
         self._lines.forward_starts()
         try:
-            with torch.no_grad(), sink, PassReport(self._lines.pass_prefix(name, self.epoch), loader) as report:
+            with torch.no_grad(), sink, PassReport(prefix, loader) as report:
                 sink.init(run_ctx, self._model)
                 for seqs in self._forward_steps(sink, loader, run_ctx, report, progress):
                     sink.write(seqs)
@@ -356,7 +356,3 @@ class _Progress:
     num_steps: int = 0  # of this process
     num_seqs: int = 0  # of all processes
     step_secs: float = 0.0
-
-
-def _name_of(dataset: Dataset | None) -> str:
-    return getattr(dataset, "name", None) or "data"
