@@ -10,6 +10,7 @@ from typing import Any
 from returnn._state import find_global_config, state
 from returnn.config import Config, get_global_config
 from returnn.errors import ConfigError, NotSupportedError
+from returnn.options.distributed import every_rank_has_all_data
 from returnn.options.registry import lookup, read
 
 __all__ = [
@@ -31,8 +32,9 @@ def _value(config: Config, name: str) -> Any:
 
 def default_random_seed_offset() -> int:
     """
-    The ``random_seed_offset`` of a dataset that sets none: 0 without a config, else that of the environment, else
-    16127 per rank with ``torch_distributed``, so that each rank shuffles in another way.
+    The ``random_seed_offset`` of a dataset that sets none: 0 without a config, else that of the environment, else 0: all ranks
+    have the same order, and each reads its part of it. With ``torch_distributed = {"data": "peers"}`` 16127 per rank, so that
+    each rank reads all data in its own order.
 
     :raises NotSupportedError: ``use_horovod`` is set
     """
@@ -49,10 +51,7 @@ def default_random_seed_offset() -> int:
             raise ConfigError(
                 f"environment variable {RANDOM_SEED_OFFSET_ENV_VAR}: expected an int, got {env!r}. Unset it or set an int."
             ) from exc
-    value = _value(config, "torch_distributed")  # {} enables it
-    if value is not None and value is not False:
-        return state.rank * RANDOM_SEED_OFFSET_PER_RANK
-    return 0
+    return state.rank * RANDOM_SEED_OFFSET_PER_RANK if every_rank_has_all_data(config) else 0
 
 
 def has_config(name: str) -> bool:

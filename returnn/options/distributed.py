@@ -15,7 +15,7 @@ from returnn.options.sharding import SHARDING_KEYS, ShardingOptions
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["DistributedOptions", "ReduceType", "Uneven", "data_shard", "is_distributed_wanted"]
+__all__ = ["DistributedOptions", "ReduceType", "Uneven", "data_shard", "every_rank_has_all_data"]
 
 ReduceType = Literal["grad", "grad_explicit", "param"]
 Uneven = Literal["join", "stop"]
@@ -131,15 +131,6 @@ class DistributedOptions:
         )
 
 
-def is_distributed_wanted(config: Config | Mapping[str, Any]) -> bool:
-    """
-    :param config: the user's
-    :return: whether the option is set: ``{}`` enables it
-    :raises OptionError: no dict
-    """
-    return _value(config) is not None
-
-
 def data_shard() -> tuple[int, int]:
     """
     What the ranks make of the data: each reads every n-th sequence of the order, which is the same on all of them.
@@ -149,10 +140,17 @@ def data_shard() -> tuple[int, int]:
     if state.world_size <= 1:
         return 0, 1
     config = find_global_config()
-    value = None if config is None else _value(config)
-    if value is not None and _choice(value, "data", ("sharded", "peers")) == "peers":
+    if config is not None and every_rank_has_all_data(config):
         return 0, 1
     return state.rank, state.world_size
+
+
+def every_rank_has_all_data(config: Config | Mapping[str, Any]) -> bool:
+    """
+    :param config: the user's
+    :return: whether each rank reads all data in an order of its own, as with the peers
+    """
+    return _choice(_value(config) or {}, "data", ("sharded", "peers")) == "peers"
 
 
 def _value(config: Config | Mapping[str, Any]) -> Mapping[str, Any] | None:

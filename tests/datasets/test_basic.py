@@ -420,6 +420,8 @@ def test_seed_offset_of_ranks() -> None:
     with process_state_ctx(rank=2):
         assert Dataset().random_seed_offset == 0
         with global_config_ctx(Config({"torch_distributed": {}})):
+            assert Dataset().random_seed_offset == 0  # the ranks read parts of the same order
+        with global_config_ctx(Config({"torch_distributed": {"data": "peers"}})):
             assert Dataset().random_seed_offset == 2 * 16127
     with global_config_ctx(Config({"use_horovod": True})), pytest.raises(NotImplementedError, match="torchrun"):
         _ = Dataset().random_seed_offset

@@ -4,6 +4,7 @@ Which part of the data a rank reads, if several processes train together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from returnn.errors import DatasetError
@@ -33,6 +34,12 @@ def data_rank(dataset: Dataset, rank: int, num_ranks: int, *, name: str, is_glob
     if own is not None:
         print(f"Dataset {name!r}: its part for rank {rank} of {num_ranks} comes from {own}.", file=log.v3)
         return 0, 1
+    if hasattr(dataset, "distrib_shard_files"):
+        print(
+            f"Dataset {name!r}: each rank reads all files, and uses every {num_ranks}th sequence. "
+            "With distrib_shard_files = True, each rank reads files of its own.",
+            file=log.v3,
+        )
     if not is_global and not dataset.supports_sharding():
         raise DatasetError(
             f"Dataset {name!r} is a {type(dataset).__name__}, which does not support sharding, so {num_ranks} ranks cannot "
@@ -49,7 +56,22 @@ def _own_sharding(dataset: Dataset) -> str | None:
     num_shards = getattr(dataset, "_num_shards", 1)
     if num_shards > 1:
         return f"its options _num_shards = {num_shards} and _shard_index = {dataset._shard_index}"
+    if hasattr(dataset, "child_datasets"):
+        for child in dataset.child_datasets():
+            own = _own_sharding(child)
+            if own is not None:
+                return f"the dataset {child.name!r} in it: {own}"
+    # Datasets that are only built in other processes (MultiProcDataset).
+    if _asks_for_sharded_files(getattr(dataset, "dataset", None)):
+        return "a dataset in it (distrib_shard_files)"
     return None
+
+
+def _asks_for_sharded_files(opts: object) -> bool:
+    """:param opts: a dataset dict, maybe with others in it"""
+    if isinstance(opts, Mapping):
+        return bool(opts.get("distrib_shard_files")) or any(map(_asks_for_sharded_files, opts.values()))
+    return isinstance(opts, (list, tuple)) and len(opts) < 1000 and any(map(_asks_for_sharded_files, opts))
 
 
 def num_seqs_of_rank(num_seqs: int | None, rank: int, num_ranks: int) -> int | None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from returnn._state import state
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
 from returnn.datasets._loading.ranks import data_rank, num_seqs_of_rank
@@ -19,6 +18,7 @@ from returnn.datasets._loading.source import Block, PassContext, PassStats, Role
 from returnn.errors import ConfigError, DatasetError, ReturnnError
 from returnn.log import log
 from returnn.options.batching import BatchingOptions, BucketOptions, CustomBatching, OnlineShuffleOptions
+from returnn.options.distributed import data_shard
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.collate import RawBatch, batch_to_torch
 from returnn.torch.data.custom_batching import PipelineBatching
@@ -67,7 +67,7 @@ def create_loader(
     :param resumed: see :class:`Loader`
     :param pin_memory: what to do if the options do not say
     :param rank: which part of the data to read. None: that of this process
-    :param num_ranks: number of parts. None: number of the processes that train together
+    :param num_ranks: number of parts. None: number of the processes that train together, unless each reads all data
     :raises ConfigError: the options do not fit to the role or the dataset
     """
     loader = loader or LoaderOptions(num_workers=0)
@@ -89,8 +89,8 @@ def create_loader(
     is_global = loader.worker_batching == "global"
     rank, num_ranks = data_rank(
         dataset,
-        state.rank if rank is None else rank,
-        state.world_size if num_ranks is None else num_ranks,
+        data_shard()[0] if rank is None else rank,
+        data_shard()[1] if num_ranks is None else num_ranks,
         name=name,
         is_global=is_global,
     )
