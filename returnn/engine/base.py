@@ -15,6 +15,7 @@ from returnn.config import Config, get_global_config
 from returnn.datasets import init_dataset
 from returnn.engine import model_files
 from returnn.engine.cleanup import plan_cleanup
+from returnn.engine.eval_order import sort_eval_dataset
 from returnn.engine.model_files import StartPoint
 from returnn.engine.start_point import choose_start
 from returnn.errors import CheckpointError, ConfigError, DataFileError
@@ -23,6 +24,7 @@ from returnn.log import log
 from returnn.lr import lr_file
 from returnn.options.checkpoint import CheckpointOptions, CleanupOptions, should_write_to_disk
 from returnn.options.data import DataOptions
+from returnn.options.dialect import is_mainline
 from returnn.options.learning_rate import LearningRateOptions
 from returnn.util.fs import why_not_writable
 from returnn.util.numbers import human_bytes_size
@@ -131,6 +133,8 @@ class EngineBase:
             elif name not in self.eval_datasets:
                 self.eval_datasets[name] = init_dataset(opts, default_kwargs={"name": name})
                 self.eval_datasets[name].check_corpus()
+                if is_mainline(self.config):
+                    sort_eval_dataset(self.eval_datasets[name], opts)
         if eval_data is not None:
             self.eval_datasets["eval"] = eval_data
 
