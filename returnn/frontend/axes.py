@@ -9,6 +9,7 @@ import torch
 
 from returnn.errors import ModelError
 from returnn.tensor import Dim, Tensor, batch_dim
+from returnn.tensor._raw import on_device
 
 __all__ = ["AxisSpec", "in_order", "resolve_dims", "masked_sum_and_count", "lengths_of", "check_lengths"]
 
@@ -112,13 +113,15 @@ def lengths_of(dim: Dim, *, name: str) -> torch.Tensor | None:
 
 def check_lengths(lens: torch.Tensor, size: int, *, axis: int, name: str) -> None:
     """
-    :param lens: [B]. Only checked on the CPU, since it would wait for another device
+    :param lens: [B]. Only checked on the CPU, since it would wait for another device, and not in compiled steps
     :param size: of the axis
     :param axis: which one it is
     :param name: for messages
     :raises ModelError: a sequence is longer than the axis
     """
-    if lens.device.type == "cpu" and lens.numel() and int(lens.max()) > size:
+    if lens.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if lens.numel() and int(lens.max()) > size:
         raise ModelError(
             f"{name!r}: the lengths go up to {int(lens.max())}, but axis {axis} has size {size}. "
             "Are they those of another axis, e.g. before subsampling?"
@@ -159,7 +162,7 @@ def masked_sum_and_count(
         lens = lens.reshape(lens_shape)
         valid = lens if valid is None else valid * lens
         index = torch.arange(tensor.shape[axis], device=tensor.device).reshape(index_shape)
-        axis_mask = index < lens.to(tensor.device, non_blocking=True)
+        axis_mask = index < on_device(lens, tensor.device)
         mask = axis_mask if mask is None else mask & axis_mask
     for axis, size in enumerate(tensor.shape):
         if not counted[axis]:

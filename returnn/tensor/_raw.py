@@ -50,7 +50,9 @@ def on_device(raw: Any, device: Any) -> Any:
     """
     if device is None or not is_torch(raw):
         return raw
-    return raw.to(device, non_blocking=raw.device.type == "cpu")
+    if raw.is_cpu and str(device).startswith("cuda"):  # only from pinned memory CUDA copies without waiting
+        raw = raw.pin_memory()
+    return raw.to(device, non_blocking=raw.is_cpu)
 
 
 def to_numpy(raw: Any) -> numpy.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from returnn.errors import ModelError
+from returnn.errors import BatchKeyError, ModelError
 from returnn.tensor._assign import check_shape, lengths_in, set_lengths
 from returnn.tensor.dim import Dim
 from returnn.tensor.tensor import Tensor
@@ -35,7 +35,14 @@ class TensorDict:
         return f"TensorDict({list(self.data.values())})"
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.data[name]
+        """:raises BatchKeyError: there is no such entry; says which there are"""
+        try:
+            return self.data[name]
+        except KeyError:
+            raise BatchKeyError(
+                f"there is no tensor {name!r}, but {', '.join(map(repr, self.data)) or 'none at all'}. Streams of "
+                "extern_data with available_for_inference = False are left out in the task forward."
+            ) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self.data

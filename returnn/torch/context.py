@@ -52,9 +52,8 @@ class Loss(_frontend.Loss):
 
     def scaled_reduced_raw(self) -> torch.Tensor:
         """:return: 0-dim, (loss * scale) / inv_norm_factor, rounded in this order"""
-        if self.scale == 1.0 or not self.use_normalized_loss:
-            return super().scaled_reduced_raw()
-        return divide_by_norm(self.loss * self.scale, self.inv_norm_factor)
+        value = self.loss if self.scale == 1.0 else self.loss * self.scale
+        return divide_by_norm(value, self.inv_norm_factor) if self.use_normalized_loss else value
 
 
 class RunCtx(_frontend.RunCtx):

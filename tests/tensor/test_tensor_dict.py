@@ -78,6 +78,8 @@ def test_mistakes() -> None:
     for entry, kwargs in (({"dim": 3}, {}), (3, {"auto_convert": True})):
         with pytest.raises(ModelError, match="the entry 'x' is .* expected a Tensor"):
             data.update({"x": entry}, **kwargs)  # type: ignore[dict-item, arg-type]
+    with pytest.raises(KeyError, match="^there is no tensor 'x', but 'data', 'classes', 'score'. Streams of"):
+        _ = data["x"]
     with pytest.raises(ModelError, match="'data' has no value"):
         data.as_raw_tensor_dict()
     with pytest.raises(ModelError, match="there is no value for 'score'"):

@@ -130,10 +130,9 @@ def raw_dict_to_extern_data(
         _set_dynamic_sizes(raw, template, value, key=key, batch=batch, num_seqs=num_seqs or 0)
         tensor = template.copy_template()
         if isinstance(value, torch.Tensor):
+            value = value.to(device, non_blocking=True)
             if dtype is not None and value.is_floating_point():
-                value = value.to(device, dtype, non_blocking=True)
-            else:
-                value = value.to(device, non_blocking=True)
+                value = value.to(dtype)  # there, so that the copy does not wait
             tensor.dtype = str(value.dtype).removeprefix("torch.")
         elif value.dtype.kind not in "UOS":
             tensor.dtype = str(value.dtype)
