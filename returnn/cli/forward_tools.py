@@ -21,7 +21,7 @@ __all__ = ["OutputStats", "dataset_of_config", "value_line"]
 def dataset_of_config(config: Config, name: str | None, *, order_opts: Mapping[str, Any] | None = None) -> Dataset:
     """
     :param config: with datasets
-    :param name: option, e.g. "dev"; None: forward, else dev, else train
+    :param name: option, e.g. "dev"; None: forward (or forward_data), else dev, else train
     :param order_opts: further options for the dataset, or for its child that decides about the order. Any: as there
     :return: the dataset
     :raises ConfigError: there is none, or it cannot have further options
@@ -31,6 +31,8 @@ def dataset_of_config(config: Config, name: str | None, *, order_opts: Mapping[s
     given = {key: value for key, value in known.items() if value is not None}
     if name is None:
         name = next(iter(given), "forward")
+    if name == "forward_data":  # the spelling of the mainline dialect
+        name = "forward"
     if name not in given:
         raise ConfigError(f"The config has no dataset {name!r}. It has: {', '.join(given) or 'none'}.")
     opts = given[name] if not order_opts else _with_order_opts(given[name], order_opts, name=name)

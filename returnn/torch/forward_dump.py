@@ -13,11 +13,23 @@ from returnn.config import Config
 from returnn.datasets.basic import Dataset
 from returnn.errors import ModelError
 from returnn.options.registry import closest_names
-from returnn.torch.context import get_run_ctx, init_forward_step_run_ctx
 from returnn.torch.engine import Engine
 from returnn.torch.inspection import as_numpy
 
 __all__ = ["ForwardDump", "SeqValues", "configure_dump"]
+
+
+#: One sequence per batch, in the order of the dataset; nobody takes the results, and no file is written.
+_DUMP_OPTIONS: dict[str, Any] = {
+    "max_seqs": 1,
+    "torch_batching": None,
+    "batch_drop_last": False,
+    "num_workers_per_gpu": 0,
+    "forward_callback": None,
+    "forward_init_hook": None,
+    "forward_finish_hook": None,
+    "dry_run": True,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +48,10 @@ def configure_dump(config: Config, *, load: str | None) -> None:
     :param config: is changed
     :param load: checkpoint; None: option load, else the newest of the training
     """
-    config.update({"task": "forward", "max_seqs": 1, "num_workers_per_gpu": 0, "batch_drop_last": False})
+    config.update({**_DUMP_OPTIONS, "task": "forward"})
+    loader_opts = config.typed_dict.get("torch_dataloader_opts")
+    if isinstance(loader_opts, dict):
+        config.set("torch_dataloader_opts", {**loader_opts, "num_workers": 0})
     existing = Engine.get_existing_models(config)
     if load is None and not config.typed_dict.get("load") and existing:
         load = existing[max(existing)] + Engine.FILE_POSTFIX
@@ -88,10 +103,8 @@ class ForwardDump:
         engine = self._engine
         assert engine._model is not None and engine._forward_dataloader is not None
         engine._model.eval()
-        init_forward_step_run_ctx(
-            device=engine._device, engine=engine, epoch=engine._forward_epoch, step=engine._train_step
-        )
-        run_ctx = get_run_ctx()
+        engine.epoch = engine._forward_epoch or 0
+        run_ctx = engine._new_forward_ctx()
         try:
             with torch.no_grad():
                 for seq_idx, data in enumerate(engine._forward_dataloader):
@@ -99,7 +112,7 @@ class ForwardDump:
                         break
                     if seq_idx < start:
                         continue
-                    run_ctx.init_step(engine._train_step)
+                    run_ctx = engine._start_forward_step(run_ctx)
                     self._layer_outputs.clear()
                     engine.run_forward_step(data, run_ctx)
                     yield SeqValues(seq_idx, str(data["seq_tag"][0]), self._values(run_ctx.outputs.data))

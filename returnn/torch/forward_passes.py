@@ -10,6 +10,7 @@ The part of the engine that runs forward_step over a dataset::
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -61,8 +62,6 @@ class ForwardPasses(StepReports):
     _forward_sink: ForwardSink | None = None
     #: The loader is of the forward dataset, sorted as a callback wants it, and not used yet.
     _forward_loader_is_ready: bool = False
-    #: The outputs that the option model_outputs describes; None: it is not set.
-    _model_outputs: TensorDict | None = None
 
     def close_loaders(self) -> None:
         """End all worker processes."""
@@ -81,6 +80,11 @@ class ForwardPasses(StepReports):
     def _make_step_call(self, func: Callable[..., Any], *, with_eval_targets: bool = True) -> StepCall:
         """:return: a step function of the config, as it will be called"""
         raise NotImplementedError  # by Engine
+
+    @functools.cached_property
+    def _model_outputs(self) -> TensorDict | None:
+        """What the option model_outputs describes; None: it is not set."""
+        return ExternDataOptions.from_config(self.config).model_outputs
 
     @property
     def _rank_and_size(self) -> tuple[int, int]:
@@ -101,7 +105,7 @@ class ForwardPasses(StepReports):
         )
         rank, size = self._rank_and_size
         self._forward_sink = make_sink(self.config, rank=rank, num_ranks=size)
-        ExternDataOptions.from_config(self.config)
+        ExternDataOptions.from_config(self.config)  # so that its mistakes are said now
         if ForwardOptions.from_config(self.config).callback is not None:
             self._check_skipping(self._allows_skipping)
         return functions.forward_step
@@ -208,7 +212,6 @@ class ForwardPasses(StepReports):
         """
         assert self._model is not None
         self._model.eval()
-        self._model_outputs = ExternDataOptions.from_config(self.config).model_outputs
         run_ctx = self._new_forward_ctx()
         progress = _Progress()
         self._open_observers(train=False)
@@ -298,18 +301,24 @@ class ForwardPasses(StepReports):
         return [*self._forward_batch(sink, first, run_ctx), *self._forward_batch(sink, second, run_ctx)]
 
     def _forward_part(self, sink: ForwardSink, data: RawBatch, run_ctx: RunCtx) -> list[SeqOutputs]:
-        if self._dialect_is_mainline:
-            run_ctx = self._new_forward_ctx()
-        else:
-            run_ctx.init_step(self._train_step)
-            if self._model_outputs is not None:
-                self._model_outputs.reset_content()
+        run_ctx = self._start_forward_step(run_ctx)
         self.run_forward_step(data, run_ctx)
         run_ctx.check_outputs_complete()
         return sink.collect(run_ctx, data)
 
+    def _start_forward_step(self, run_ctx: RunCtx) -> RunCtx:
+        """
+        :param run_ctx: of the pass, or of the step before
+        :return: that of the step: in the mainline dialect each step gets its own, else there is one for all
+        """
+        if self._dialect_is_mainline:
+            return self._new_forward_ctx()
+        run_ctx.init_step(self._train_step)
+        if self._model_outputs is not None:
+            self._model_outputs.reset_content()
+        return run_ctx
+
     def _new_forward_ctx(self) -> RunCtx:
-        """:return: in the mainline dialect each step gets its own, else there is one for all"""
         if self._model_outputs is not None:
             self._model_outputs.reset_content()
         init = frontend.init_forward_step_run_ctx if self._dialect_is_mainline else init_forward_step_run_ctx

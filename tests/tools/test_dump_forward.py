@@ -154,3 +154,61 @@ def test_forward_step_without_outputs(folder: Path) -> None:
     write_config(folder / "my.config", CONFIG + "\n    def forward_step(**kwargs):\n        pass\n")
     with pytest.raises(ModelError, match="marks no output"):
         _module("dump-forward").main(["x", "my.config", "--verbosity", "1"])
+
+
+MAINLINE_CONFIG = """
+    import torch
+    import returnn.frontend as rf
+    from returnn.tensor import Dim, batch_dim
+    time_dim, out_dim = Dim(None, name="time"), Dim(2, name="out")
+    extern_data = {"data": {"dims": [batch_dim, time_dim, Dim(3)]},
+        "classes": {"dims": [batch_dim, time_dim], "sparse_dim": Dim(4), "available_for_inference": False}}
+    model_outputs = {"out": {"dims": [batch_dim, time_dim, out_dim]}}
+    model = "models/epoch"
+    num_epochs = 5
+    batch_size = 1000
+    torch_dataloader_opts = {"num_workers": 1}
+    torch_batching = {"class": "BucketOrderingIterDataPipe", "buckets": [(100, 2)], "length_key": "data"}
+    forward_data = {"class": "DummyDataset", "input_dim": 3, "output_dim": 4, "num_seqs": 5, "seq_len": 4}
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
+            self.unused = torch.nn.Linear(1, 1)
+
+        def forward(self, x):
+            return self.encoder(x)
+
+    def get_model(**kwargs):
+        return Model()
+
+    def forward_callback():
+        raise Exception("the callback is not wanted")
+
+    def forward_step(*, model, extern_data, **kwargs):
+        ctx = rf.get_run_ctx()
+        assert (ctx.epoch, ctx.step) == (3, 8) and "classes" not in extern_data
+        ctx.mark_as_output(model(extern_data["data"].raw_tensor), "out")
+"""
+
+
+def test_outputs_of_a_mainline_config(folder: Path) -> None:
+    write_config(folder / "my.config", MAINLINE_CONFIG)
+    (folder / "output.hdf").write_bytes(b"")
+    for option in ([], ["--dataset", "forward_data"]):
+        res = _run("dump-forward.py", "my.config", "--endseq", "1", "--verbosity", "1", *option, cwd=folder)
+        lines = res.stdout.splitlines()
+        start = lines.index("seq 0 tag: seq-0")
+        assert lines[start + 1].startswith("  out: float32 [4, 2], mean ") and lines[start + 2] == "seq 1 tag: seq-1"
+    assert sorted(p.name for p in folder.iterdir()) == ["models", "my.config", "output.hdf"]
+
+
+def test_statistics_of_a_layer_of_a_mainline_config(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(folder / "my.config", MAINLINE_CONFIG)
+    tool = _module("dump-forward-stats")
+    args = ["--layer", "encoder.0", "--dataset", "forward", "--dump_stats", "s", "--verbosity", "1"]
+    tool.main(["x", "my.config", *args])
+    assert "Layer 'encoder.0' Stats:\n  5 seqs, 20 total frames" in capsys.readouterr().out
+    data = numpy.concatenate(_dummy_data(5))[:, [0, 2]] * [1, 2]
+    numpy.testing.assert_allclose(numpy.loadtxt(folder / "s.mean.txt"), data.mean(0), atol=1e-6)
