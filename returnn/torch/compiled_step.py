@@ -58,8 +58,7 @@ class CompiledStep:
             (options.options or {}).get("triton.cudagraphs")
         )
         self._compiled = _compile(func, options)
-        if options.suppress_errors:
-            _compile_backward_at_once()
+        _compile_backward_at_once()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._func!r})"
@@ -106,7 +105,9 @@ def compile_error(exc: BaseException) -> ModelError | None:
     if errors is None or not isinstance(exc, errors.TorchDynamoException):
         return None
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    reason = (lines[0] if lines else "")[:300].rstrip(".:")
+    # "backend='inductor' raised:", and then what.
+    num_lines = 2 if lines and lines[0].endswith(":") else 1
+    reason = " ".join(lines[:num_lines])[:400].rstrip(".:")
     return ModelError(
         f'option "torch_compile": train_step cannot be compiled: {type(exc).__name__}: {reason}. Remove the option to see whether '
         'the function itself is wrong, try "backend": "aot_eager" in it, or set "suppress_errors": True to train without compilation.'
