@@ -1,4 +1,4 @@
-"""Whole trainings against golden data of Mini-RETURNN: every step's data, losses, log line; parameters; files."""
+"""Whole trainings against golden data of the peers: every step's data, losses, log line; parameters; files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from tests.tools.tool_program import run_forked
 
 TRAJ = GOLDEN / "06-engine" / "traj"
 NAMES = ["a_linear_adam", "b_lstm_chunk_accum_sgd", "c_dropout_adamw_newbob"]
+MAINLINE = "d_mainline_raw_torch"
 
 
 def _run(name: str, out: Path, num_epochs: int = 3, *, num_workers: int) -> str:
     out.mkdir(exist_ok=True)
     env = {"GOLDEN_OUT": str(out), "GOLDEN_EPOCHS": str(num_epochs)}
     args = [str(TRAJ / f"{name}.py"), "++num_workers_per_gpu", str(num_workers)]
+    if name == MAINLINE:  # it has its own spelling of these
+        args = [args[0], "++num_epochs", str(num_epochs)]
+        args += ["++torch_dataloader_opts", f"{{'num_workers': {num_workers}}}"]
     if num_workers:  # which start in their own way
         return run_rnn(*args, cwd=out, env=env).stdout
     return run_forked([str(ROOT / "rnn.py"), *args], cwd=out, env=env, with_torch=True).stdout
@@ -93,7 +97,45 @@ def test_trajectory(name: str, whole: WholeRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+def test_trajectory_in_the_mainline_dialect(whole: WholeRun) -> None:
+    golden = json.loads((TRAJ / f"{MAINLINE}.golden.json").read_text())
+    out, stdout = whole(MAINLINE, 0)
+    assert json.loads((out / "init_params.json").read_text()) == golden["init_params"]
+    trace = _trace(out)
+    assert len(trace) == len(golden["steps"])
+    lines = re.findall(
+        r"^(ep \d+ (?:train|\w+ eval), step \d+, .*?)(?:, [\d.]+ sec/step)?"
+        r", elapsed \d:\d\d:\d\d, exp\. remaining \d:\d\d:\d\d, complete [\d.]+%$",
+        stdout,
+        re.M,
+    )
+    assert lines == [step["log"] for step in golden["steps"]]
+    for got, expected in zip(trace, golden["steps"], strict=True):
+        for key in ("mode", "epoch", "step", "seq_tag", "seq_len"):
+            assert got[key] == expected[key], (key, got, expected)
+        assert got["total_loss"] == pytest.approx(expected["total_loss"], rel=1e-6)
+        assert list(got["losses"]) == list(expected["losses"])
+        for loss, (value, norm) in expected["losses"].items():
+            assert got["losses"][loss] == [pytest.approx(value, rel=1e-6), norm]
+    for epoch, params in golden["params_after_epoch"].items():
+        got_params = _params(out, int(epoch))
+        assert set(got_params) == set(params)
+        for key, value in params.items():
+            expected_tensor = torch.tensor(value, dtype=torch.float64)
+            assert torch.allclose(got_params[key].double(), expected_tensor, rtol=1e-6, atol=1e-8), (epoch, key)
+    assert (
+        _without_machine((out / "learning_rates").read_text()) == (TRAJ / f"{MAINLINE}.learning_rates.txt").read_text()
+    )
+
+
+def _without_machine(learning_rates: str) -> str:
+    """:return: without what differs between machines, as in the golden file"""
+    text = re.sub(r"(':meta:(?:cpu|hostname|returnn|time|torch)': )'[^'\n]+'", r"\1'<removed>'", learning_rates)
+    return re.sub(r"(':meta:epoch_train_time_secs': )\d+", r"\g<1>0", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NAMES, MAINLINE])
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_restart_equals_no_interruption(name: str, num_workers: int, whole: WholeRun, tmp_path: Path) -> None:
     expected, _ = whole(name, num_workers)
@@ -101,7 +143,8 @@ def test_restart_equals_no_interruption(name: str, num_workers: int, whole: Whol
         stdout = _run(name, tmp_path, num_epochs, num_workers=num_workers)
     assert "resume after epoch 2" in stdout
     assert _trace(tmp_path) == _trace(expected)
-    assert (tmp_path / "learning_rates").read_text() == (expected / "learning_rates").read_text()
+    learning_rates = [(folder / "learning_rates").read_text() for folder in (tmp_path, expected)]
+    assert _without_machine(learning_rates[0]) == _without_machine(learning_rates[1])
     for file in ("models/epoch.003.pt", "models/epoch.003.opt.pt"):
         _assert_equal(
             torch.load(tmp_path / file, weights_only=True), torch.load(expected / file, weights_only=True), file
@@ -122,5 +165,7 @@ def _assert_equal(a: Any, b: Any, where: str) -> None:  # Any: contents of check
         assert len(a) == len(b), where
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             _assert_equal(x, y, f"{where}/{i}")
+    elif isinstance(a, str):  # e.g. the learning rates in a checkpoint
+        assert _without_machine(a) == _without_machine(b), where
     else:
         assert a == b, where
