@@ -313,7 +313,7 @@ class ShardedModel:
             self._running = []
         self._last_calls[is_train] = calls
         if not is_train:
-            self._root.reshard()  # type: ignore[operator]  # the parameters may be changed before the next step
+            self.reshard()
         return result  # type: ignore[no-any-return]
 
     def _not_gathered_text(self, exc: RuntimeError) -> str:
@@ -347,7 +347,7 @@ class ShardedModel:
 
         total: torch.Tensor = self._root(func)
         if not is_train:
-            self._root.reshard()  # type: ignore[operator]
+            self.reshard()
         return total
 
     def _replay(self, calls: Sequence[_Call], value: torch.Tensor) -> torch.Tensor:
@@ -368,6 +368,11 @@ class ShardedModel:
         params = dict(unit.named_parameters(remove_duplicate=False))
         own = [params[n.removeprefix(prefix)] for n in self._own_parameters[name] if n not in self._unused]
         return [param for param in own if param.requires_grad]
+
+    def reshard(self) -> None:
+        """After a step without backward(): the parameters may be changed before the next one, and gathered ones are copies."""
+        for module in (self._root, *self._units.values()):
+            module.reshard()  # type: ignore[operator]
 
     def set_gradient_sync(self, value: bool) -> None:
         """

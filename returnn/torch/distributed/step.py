@@ -240,6 +240,7 @@ class ShardedGradients:
     def drop_step(self) -> None:
         """See GradientMode."""
         self._is_reduced = False
+        self._model.reshard()
 
     def set_gradient_sync(self, value: bool) -> None:
         """See GradientMode."""
