@@ -425,8 +425,10 @@ def _end_of_rank(exc: BaseException, signals: SignalHandling, *, exit_code: int)
     sentence = stops.get(type(exc)) or (
         f"ended by sys.exit({exc.code!r})" if isinstance(exc, SystemExit) else error_report.sentence(exc)
     )
-    is_stop = isinstance(exc, (SystemExit, KeyboardInterrupt))
-    return note_failure(exc, sentence=sentence, report=sentence if is_stop else error_report.short_report(exc))
+    is_stop = type(exc) in stops
+    is_error = not isinstance(exc, (SystemExit, KeyboardInterrupt))
+    report = error_report.short_report(exc) if is_error else sentence
+    return note_failure(exc, sentence=sentence, report=report, is_stop=is_stop)
 
 
 def _leave_if_rank(exit_code: int, first: RankFailure | None = None) -> None:
@@ -439,7 +441,7 @@ def _leave_if_rank(exit_code: int, first: RankFailure | None = None) -> None:
     if state.world_size <= 1:
         return
     _flush_stdout()
-    part_from_ranks(error=True)
+    part_from_ranks(error=exit_code != 0, early=True)
     if first is not None and first.kind != "stopped":
         say_cause(first)
         exit_code = 1
@@ -459,7 +461,15 @@ def _need_config() -> Config:
 
 def console_main() -> None:
     """Entry point of the program in all its forms: :func:`main` with the arguments of the process."""
-    main(sys.argv)
+    try:
+        main(sys.argv)
+    except Exception as exc:
+        if state.world_size <= 1:
+            raise
+        from returnn.cli import error_report
+        from returnn.util import debug
+
+        error_report.report_and_leave(exc, dump=debug.dump_exception)
     # All is done. What is left is the end of the interpreter, which takes a moment if torch is loaded;
     # a Ctrl-C that comes so late would only show errors of library code that ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

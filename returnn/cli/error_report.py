@@ -26,7 +26,7 @@ from returnn.errors import UserError, WorkerError
 from returnn.log import StdoutHandler, log
 from returnn.util.rank_failure import prefix_lines
 
-__all__ = ["sentence", "short_report", "report", "install", "ignore_broken_pipe"]
+__all__ = ["sentence", "short_report", "report", "report_and_leave", "install", "ignore_broken_pipe"]
 
 _PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY_DIRS = tuple(
@@ -174,12 +174,23 @@ def install(dump: Dump | None = None) -> None:
             with contextlib.suppress(OSError, ValueError):
                 print("KeyboardInterrupt", file=sys.stderr)
             return
-        rank_end.part_from_ranks(error=True)
         report(exc.with_traceback(tb), dump=dump)
-        if state.world_size > 1 and threading.current_thread() is threading.main_thread():
-            rank_end.leave(1)
 
     sys.excepthook = hook
+
+
+def report_and_leave(exc: BaseException, *, dump: Dump | None = None) -> None:
+    """
+    The end of one of several ranks by an exception: :func:`report`, after those who need us have heard of it; exit code 1.
+
+    Not through ``sys.excepthook``: torch.distributed wraps it, and the interpreter's own end may wait for other ranks.
+
+    :param exc:
+    :param dump: see :func:`report`
+    """
+    rank_end.part_from_ranks(error=True)
+    report(exc, dump=dump)
+    rank_end.leave(1)
 
 
 def ignore_broken_pipe(stream: TextIO) -> bool:

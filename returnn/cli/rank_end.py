@@ -39,6 +39,8 @@ __all__ = [
 
 #: From a signal or an error until the process ends in any case.
 END_SECS = 8.0
+#: From a signal until the main thread has at least begun to end; else it waits in C++ code.
+BEGIN_SECS = 3.0
 #: If even our thread cannot run, because somebody keeps the lock of the interpreter.
 _LAST_RESORT_SECS = END_SECS + 3.0
 
@@ -56,39 +58,49 @@ def are_several_ranks() -> bool:
 class EndGuard:
     """The thread that ends the process if the main thread does not."""
 
-    def __init__(self, *, end_children: Callable[[float], None], exit_codes: dict[int, int]):
+    def __init__(
+        self,
+        *,
+        is_ending: Callable[[], bool],
+        end_children: Callable[[float], None],
+        exit_codes: dict[int, int],
+    ):
         """
         To be called in the main thread.
 
+        :param is_ending: whether the main thread has begun to end
         :param end_children: ends the processes that we started; its argument is the limit in seconds
         :param exit_codes: number of a signal that ends the process -> exit code
         """
+        self._is_ending = is_ending
         self._end_children = end_children
         self._exit_codes = exit_codes
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._exit_code = 1
+        self._reason = "ending"
         self._stopped = False
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._run, name="end guard", daemon=True).start()
 
-    def require_end(self, exit_code: int, *, secs: float = END_SECS) -> None:
+    def require_end(self, exit_code: int, *, reason: str) -> None:
         """
         From now on the time runs. A later call changes nothing.
 
         :param exit_code: of the process, if it is ended by force
-        :param secs: until then
+        :param reason: for the user
         """
         with self._lock:
             if self._deadline is not None or self._stopped:
                 return
-            self._deadline = time.monotonic() + secs
+            self._deadline = time.monotonic() + END_SECS
             self._exit_code = exit_code
+            self._reason = reason
         # In C, without the lock of the interpreter; its exit code is 1.
         with contextlib.suppress(RuntimeError, AttributeError, OSError, ValueError):  # stderr is no file
-            faulthandler.dump_traceback_later(secs + _LAST_RESORT_SECS - END_SECS, exit=True)
+            faulthandler.dump_traceback_later(_LAST_RESORT_SECS, exit=True)
         with contextlib.suppress(OSError):
             self._writer.send(b"\0")
 
@@ -106,11 +118,15 @@ class EndGuard:
 
     def _run(self) -> None:
         while True:
-            remaining = None if self._deadline is None else self._deadline - time.monotonic()
+            remaining = None
             if self._stopped:
                 break
-            if remaining is not None and remaining <= 0:
-                self._force()
+            if self._deadline is not None:
+                remaining = self._deadline - time.monotonic()
+                if not self._is_ending():
+                    remaining -= END_SECS - BEGIN_SECS
+                if remaining <= 0:
+                    self._force()
             self._reader.settimeout(remaining)
             try:
                 numbers = self._reader.recv(64)
@@ -123,19 +139,22 @@ class EndGuard:
             for number in numbers:
                 if number in self._exit_codes:
                     code = 1 if failed_before() is not None else self._exit_codes[number]
-                    self.require_end(code)
+                    self.require_end(code, reason=f"stopped by {signal.Signals(number).name}")
         self._reader.close()
 
     def _force(self) -> None:
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        place = f" at {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" if frame is not None else ""
+        place = f", which is at {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" if frame else ""
+        first: RankFailure | None = None
+        with contextlib.suppress(Exception):
+            if state.rank_watch is not None:
+                first = state.rank_watch.report(None, self._reason)
         with contextlib.suppress(Exception):
             self._end_children(2.0)
-        first = failed_before()
-        text = f"ended by force, since its main thread did not end, which is{place}"
-        if first is not None:
+        text = f"{self._reason}; ended by force, since the main thread did not end{place}"
+        if first is not None and first.rank != state.rank:
             text += f"; because {first}"
-            write_error_file(text, first=first)
+        write_error_file(text, first=first)
         _say(text)
         leave(self._exit_code)
 
@@ -152,21 +171,23 @@ def failed_before(secs: float = 0.0) -> RankFailure | None:
     return first if first is not None and first.rank != state.rank else None
 
 
-def note_failure(exc: BaseException, *, sentence: str, report: str) -> RankFailure | None:
+def note_failure(exc: BaseException, *, sentence: str, report: str, is_stop: bool = False) -> RankFailure | None:
     """
     Tell the other ranks, and torchrun's agent, that this rank ends by an exception. Never raises.
 
     :param exc: why
     :param sentence: its last line for the user
     :param report: traceback and sentence
-    :return: the failure of the rank that failed first, if it is another one; None: it is this one, or nobody knows
+    :param is_stop: it was told to end, by a signal
+    :return: the failure of the rank that failed first, if it is another one, or if the others say that this one hangs;
+        None: it is the given one, or nobody knows
     """
     first: RankFailure | None = None
     with contextlib.suppress(Exception):  # the error itself is what the user must see
         watch = state.rank_watch
         if watch is not None:
-            first = watch.report(exc, sentence)
-            first = None if first.rank == state.rank else first
+            first = watch.report(exc, sentence, is_stop=is_stop)
+            first = None if first.rank == state.rank and first.kind != "hang" else first
         if first is None:
             write_error_file(report)
         else:
@@ -189,16 +210,19 @@ def cause_text(first: RankFailure, sentence: str) -> str:
     """
     if first.sentence == sentence:
         return f"the same as rank {first.rank}, which was first: {sentence}"
+    if first.rank == state.rank:
+        return f"ended by the other ranks: {first.sentence}"
     return f"ended because {first}" + (f" (here: {sentence})" if sentence else "")
 
 
-def part_from_ranks(*, error: bool = False) -> None:
+def part_from_ranks(*, error: bool = False, early: bool = False) -> None:
     """
     Say good-bye to the other ranks. Without effect in a single process.
 
     :param error: an error ends the run: rank 0 first waits a moment for the others to end, so that what it prints is last
+    :param early: this rank ends on its own, so do not wait for all to come to this place
     """
-    if not error and state.distributed is not None:
+    if not error and not early and state.distributed is not None:
         from returnn.torch.distributed.context import shutdown_distributed
 
         shutdown_distributed()

@@ -63,6 +63,7 @@ class SignalHandling:
             if self._saved and are_several_ranks():
                 codes = {signal.SIGINT: EXIT_CODE_INTERRUPTED, signal.SIGTERM: EXIT_CODE_TERMINATED}
                 self._guard = EndGuard(
+                    is_ending=lambda: self._ending or self._num_interrupts > 0,
                     end_children=end_children,
                     exit_codes={int(s): code for s, code in codes.items() if s in self._saved},
                 )
@@ -98,7 +99,7 @@ class SignalHandling:
         """
         if self._guard is not None:
             self._ending = True
-            self._guard.require_end(exit_code)
+            self._guard.require_end(exit_code, reason="an error ended the run")
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()

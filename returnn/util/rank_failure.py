@@ -18,7 +18,7 @@ from returnn.util.env import get_hostname
 __all__ = ["FailureKind", "RankFailure", "rank_prefix", "prefix_lines", "write_error_file"]
 
 #: error: an exception of its own; peer: an operation with other ranks failed, which may be the fault of another rank;
-#: lost: the process is gone without a word; hang: no progress; left: it ended without error, but too early; stopped: by a signal or sys.exit
+#: lost: the process is gone without a word; hang: no progress; left: it ended without error, but too early; stopped: by a signal
 FailureKind = Literal["error", "peer", "lost", "hang", "left", "stopped"]
 
 #: Set by torchrun's agent for each rank. Format: torch.distributed.elastic.multiprocessing.errors.ErrorHandler.

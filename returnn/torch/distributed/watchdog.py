@@ -41,6 +41,7 @@ PROGRESS_SECS = 2.0
 LINGER_SECS = 5.0
 _MAX_MESSAGE_BYTES = 1 << 16
 _STORE_KEY = "returnn/rank_watch"
+_LEFT = "it ended without an error, but the other ranks still needed it."
 
 Message = dict[str, Any]  # Any: JSON
 
@@ -122,6 +123,7 @@ class WatchHub:
         self._verdict_at: float | None = None
         self.first: RankFailure | None = None
         self._closing = False
+        self._told = threading.Event()
         self._all_gone = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rank watch hub", daemon=True)
         self._thread.start()
@@ -137,6 +139,7 @@ class WatchHub:
         self._closing = True
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"x")
+        self._told.wait(1.0)
         if linger_secs > 0:
             self._all_gone.wait(linger_secs)
 
@@ -158,6 +161,7 @@ class WatchHub:
                 told_closing_at = time.monotonic()
                 for peer in self._peers:
                     self._send(peer, _encode("closing"))
+                self._told.set()
             if self._closing and not any(peer.rank for peer in self._peers):  # rank 0 itself may be connected still
                 self._all_gone.set()
         for peer in list(self._peers):
@@ -272,8 +276,7 @@ class WatchHub:
         suspects = min(self._suspects, key=lambda f: f.time)
         if self._ended_ranks:
             rank = min(self._ended_ranks)
-            sentence = f"it ended without an error, but the other ranks still needed it: {suspects.sentence} (rank {suspects.rank})"
-            return RankFailure(rank, sentence, "left", time.time())
+            return RankFailure(rank, _LEFT, "left", time.time())
         waiting = [peer for peer in self._peers if peer.rank is not None]
         silent = {peer.rank for peer in waiting} - {f.rank for f in self._suspects}
         if "time" in suspects.sentence.lower() and silent:  # a timeout: of those that did not run into it
@@ -378,6 +381,7 @@ class RankWatch:
         self._first: RankFailure | None = None
         self._known = threading.Event()  # the first failure is
         self._closing = threading.Event()
+        self._rank0_ended = threading.Event()  # as it should, as far as it knows
         self._on_other_failed = on_other_failed
         self._reporting = False
         self._send("hello", token=address["token"], rank=rank, host=get_hostname(), pid=os.getpid())
@@ -407,19 +411,23 @@ class RankWatch:
         """The first failure of all ranks, as far as known."""
         return self._first
 
-    def report(self, exc: BaseException, sentence: str) -> RankFailure:
+    def report(self, exc: BaseException | None, sentence: str, *, is_stop: bool = False) -> RankFailure:
         """
         This rank fails. Tell the others.
 
-        :param exc: why
+        :param exc: why; None: it was told to end
         :param sentence: for the user
+        :param is_stop: it was told to end, by a signal
         :return: the first failure of all: this one, or that of another rank, which may be the cause of this one
         """
-        kind: FailureKind = "peer" if self._is_peer_error(exc) else "error"
-        if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+        kind: FailureKind = "peer" if exc is not None and self._is_peer_error(exc) else "error"
+        if is_stop or exc is None:
             kind = "stopped"
         mine = dataclasses.replace(RankFailure.here(sentence, kind), rank=self.rank)
         self._reporting = True
+        if kind == "peer" and self._rank0_ended.is_set() and self._first is None:
+            self._first = RankFailure(0, _LEFT, "left", time.time())
+            return self._first
         if self._first is None and not self._closing.is_set():
             self._send("failed", failure=mine.to_dict())
         # A kind "peer" is decided after a while. For another, the answer comes at once.
@@ -492,10 +500,10 @@ class RankWatch:
             for line in lines:
                 message: Message = json.loads(line)
                 if message["kind"] == "closing":
-                    self._closing.set()
+                    self._rank0_ended.set()
                 elif message["kind"] == "first":
                     self._on_first(RankFailure.from_dict(message["failure"]))
-        if not self._closing.is_set() and self._first is None:
+        if not self._closing.is_set() and not self._rank0_ended.is_set() and self._first is None:
             sentence = (
                 "its process ended without an error message: it was killed, maybe because the memory was not enough "
                 "(see dmesg, or the job system), or it crashed, or its host cannot be reached."
