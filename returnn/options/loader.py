@@ -5,11 +5,11 @@ Options of the data loader: worker processes and how batches travel.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from returnn.errors import ConfigError, OptionError
-from returnn.options.registry import Option, declare, is_given, read
+from returnn.options.registry import Option, closest_names, declare, is_given, read
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -37,7 +37,8 @@ declare(
         {},
         "num_workers; prefetch_factor: number of blocks of batches that a worker prepares ahead (default 3); "
         "persistent_workers: False ends the processes after each pass; pin_memory: bool; "
-        'multiprocessing_context: "forkserver" or "spawn". Other keys have no effect here.',
+        'multiprocessing_context: "forkserver" or "spawn" ("spawn_non_daemonic" is the same); worker_init_fn: function of the '
+        "number of the worker, called at its start. The other arguments of torch's DataLoader have no effect here.",
         tasks=_DATA_TASKS,
     ),
     Option(
@@ -51,7 +52,27 @@ declare(
     ),
 )
 
-_USED_KEYS = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "multiprocessing_context")
+_USED_KEYS = (
+    "num_workers",
+    "prefetch_factor",
+    "persistent_workers",
+    "pin_memory",
+    "multiprocessing_context",
+    "worker_init_fn",
+)
+#: Other arguments of torch's DataLoader, and what is there instead.
+_UNUSED_KEYS = {
+    "batch_size": "batches are made by batch_size and max_seqs of the config, or torch_batching",
+    "shuffle": "the order of the sequences is seq_ordering of the dataset",
+    "sampler": "the order of the sequences is seq_ordering of the dataset",
+    "batch_sampler": "batches are made by batch_size and max_seqs of the config, or torch_batching",
+    "collate_fn": "batches are padded, see returnn.torch.data.pipeline.collate_batch",
+    "drop_last": "the option for this is batch_drop_last",
+    "timeout": "a worker that died is noticed within seconds, and one that works may take its time",
+    "generator": "all draws depend on random_seed and the epoch",
+    "pin_memory_device": "pinned memory is for the device of the model",
+    "in_order": "batches always keep their order",
+}
 _START_METHODS = {"forkserver": "forkserver", "spawn": "spawn", "spawn_non_daemonic": "spawn", None: None}
 
 
@@ -64,6 +85,7 @@ class LoaderOptions:
     :param persistent: workers live from pass to pass
     :param pin_memory: None: the loader's user decides (by the device)
     :param start_method: "forkserver" or "spawn"; None: forkserver if the system has it
+    :param worker_init_fn: called with the number of the worker at its start. Any: what it returns is not used
     :param unused_keys: keys of torch_dataloader_opts that have no effect
     """
 
@@ -73,7 +95,16 @@ class LoaderOptions:
     persistent: bool = True
     pin_memory: bool | None = None
     start_method: str | None = None
+    worker_init_fn: Callable[[int], Any] | None = None
     unused_keys: tuple[str, ...] = ()
+
+    @property
+    def unused_text(self) -> str:
+        """:return: what to tell the user about the keys without effect"""
+        reasons = [
+            f"{key} ({_UNUSED_KEYS.get(key, 'workers are started by forkserver or spawn')})" for key in self.unused_keys
+        ]
+        return f"torch_dataloader_opts: without effect here: {', '.join(reasons)}."
 
     def __post_init__(self) -> None:
         """:raises OptionError: an invalid value"""
@@ -108,6 +139,18 @@ class LoaderOptions:
                     f"({opts['num_workers']!r}) are two names of the same thing, but their values differ. Set only one of them."
                 )
             num_workers = opts["num_workers"]
+        for key in opts:
+            if key not in _USED_KEYS and key not in _UNUSED_KEYS:
+                near = closest_names(str(key), [*_USED_KEYS, *_UNUSED_KEYS])
+                raise OptionError(
+                    "torch_dataloader_opts",
+                    expected=f"keys of {', '.join(_USED_KEYS)}",
+                    got=key,
+                    todo=f"Did you mean {near[0]!r}?" if near else "",
+                )
+        init = opts.get("worker_init_fn")
+        if init is not None and not callable(init):
+            raise OptionError("torch_dataloader_opts", expected="function(worker_id) for worker_init_fn", got=init)
         method = opts.get("multiprocessing_context")
         unused = [key for key in opts if key not in _USED_KEYS]
         if not isinstance(method, (str, type(None))) or method not in _START_METHODS:
@@ -122,5 +165,6 @@ class LoaderOptions:
             persistent=True if persistent is None else bool(persistent),
             pin_memory=None if pin_memory is None else bool(pin_memory),
             start_method=_START_METHODS[method],
+            worker_init_fn=init,
             unused_keys=tuple(unused),
         )

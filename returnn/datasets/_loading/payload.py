@@ -61,6 +61,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 def _find_culprit(dataset: Dataset, options: SourceOptions) -> tuple[str, Any] | None:
     """:return: (where, the smallest part that cannot be sent). Any: of the user"""
     path, value = "", None
+    if not _can_be_sent(None):
+        return None  # the config itself, which goes along with everything
     for name, start in (("dataset", dataset), ("batching", vars(options))):
         if not _can_be_sent(start):
             path, value = name, start

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from returnn._state import state
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
 from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
@@ -97,11 +98,12 @@ class WorkerPool:
         # The functions of the context types differ in their classes only.
         context: Any = multiprocessing.get_context(method)
         environ = worker_environ()
+        ranks = (state.rank, state.world_size)
         self._from_server = method == "forkserver"
         self.workers: list[_Worker] = []
         for i in range(loader.num_workers):
             conn, child_conn = context.Pipe(duplex=True)
-            args = (child_conn, os.getpid(), i, loader.num_workers, loader.prefetch_blocks, payload, environ)
+            args = (child_conn, os.getpid(), i, loader.num_workers, loader.prefetch_blocks, payload, environ, ranks)
             name = f"returnn-loader-{options.name}-{i}"
             # Not daemonic: datasets may have processes of their own.
             process = context.Process(target=worker_main, args=args, name=name, daemon=False)

@@ -88,6 +88,7 @@ class SourceOptions:
     :param rank: of this process in a training on many devices
     :param num_ranks: 1: one process, or the dataset itself gives each rank its own part of the data
     :param is_global: batches are formed in the main order, and this worker of this rank makes every n-th of them
+    :param worker_init_fn: called with worker_id in each worker process at its start. Any: the result is not used
     :param block_bytes: aim for blocks of about this size
     :param starts_epoch: call init_seq_order; False: the dataset is at the epoch to be read
     """
@@ -104,6 +105,7 @@ class SourceOptions:
     rank: int = 0
     num_ranks: int = 1
     is_global: bool = False
+    worker_init_fn: Callable[[int], Any] | None = None
     block_bytes: int = 4 * 2**20
     starts_epoch: bool = True
 
@@ -119,6 +121,7 @@ class SourceOptions:
         rank: int = 0,
         num_ranks: int = 1,
         batch_maker: BatchMaker | None = None,
+        worker_init_fn: Callable[[int], Any] | None = None,
     ) -> SourceOptions:
         """
         :param batching: checked options
@@ -129,6 +132,7 @@ class SourceOptions:
         :param rank: see the class
         :param num_ranks: see the class
         :param batch_maker: what the options give as custom batching, if that is no :class:`BucketOptions`
+        :param worker_init_fn: see the class. Any: as there
         """
         drop_last = False if batching.drop_last == "incomplete" and role != "train" else batching.drop_last
         return cls(
@@ -142,6 +146,7 @@ class SourceOptions:
             is_global=is_global,
             rank=rank,
             num_ranks=num_ranks,
+            worker_init_fn=worker_init_fn,
         )
 
     def for_worker(self, worker_id: int, num_workers: int) -> SourceOptions:

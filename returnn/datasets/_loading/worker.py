@@ -218,6 +218,7 @@ def worker_main(
     num_slots: int,
     payload: bytes,
     environ: dict[str, str],
+    rank_and_size: tuple[int, int] = (0, 1),
 ) -> None:
     """
     Main function of the process.
@@ -229,12 +230,14 @@ def worker_main(
     :param num_slots: blocks that may be on their way
     :param payload: dataset and options, with the global config
     :param environ: of the parent
+    :param rank_and_size: of the parent among the processes that train together
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=watch_parent, args=(parent_pid,), name="watch-parent", daemon=True).start()
     set_environment(environ)
     state.in_worker = True
+    state.rank, state.world_size = rank_and_size
     options: SourceOptions | None = None
     try:
         try:
@@ -244,6 +247,8 @@ def worker_main(
             state.worker_id = worker_id
             if not options.is_global:
                 state.num_workers = num_workers
+            if options.worker_init_fn is not None:
+                options.worker_init_fn(worker_id)
         except BaseException as exc:
             conn.send(("error", None, RemoteError.from_exception(exc, where="the dataset for the first time")))
             return

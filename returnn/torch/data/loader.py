@@ -73,7 +73,7 @@ def create_loader(
     loader = loader or LoaderOptions(num_workers=0)
     name = name or getattr(dataset, "name", None) or type(dataset).__name__
     if loader.unused_keys:
-        log.print_warning(f"torch_dataloader_opts: without effect here: {', '.join(loader.unused_keys)}.")
+        log.print_warning(loader.unused_text)
     custom = batching.custom
     batch_maker = None
     if isinstance(custom, CustomBatching):
@@ -103,6 +103,7 @@ def create_loader(
         rank=rank,
         num_ranks=num_ranks,
         batch_maker=batch_maker,
+        worker_init_fn=loader.worker_init_fn,
     )
     shuffling = batching.online_shuffle if role == "train" else None
     pin = pin_memory if loader.pin_memory is None else loader.pin_memory
