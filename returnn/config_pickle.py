@@ -26,6 +26,7 @@ _STATE_FIELDS_NOT_SENT = (
     "in_worker",
     "file_caches",
     "distributed",
+    "rank_watch",
 )
 
 
