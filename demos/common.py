@@ -75,14 +75,19 @@ def _call(command: Sequence[str], env: Mapping[str, str]) -> None:
         sys.exit(returncode)
 
 
-def rnn(*args: str, **env: str) -> None:
+def rnn(*args: str, num_processes: int = 1, **env: str) -> None:
     """
     Run rnn.py, and stop here if it fails.
 
     :param args: config files, "++task", "forward", ..
+    :param num_processes: above 1: started by torchrun
     :param env: environment variables that the config reads
     """
-    _call([sys.executable, os.path.join(ROOT, "rnn.py"), *args], env)
+    launcher = []
+    if num_processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+        env = {"OMP_NUM_THREADS": "1", **env}  # torchrun sets it too, with a warning
+    _call([sys.executable, *launcher, os.path.join(ROOT, "rnn.py"), *args], env)
 
 
 def tool(name: str, *args: str) -> None:
