@@ -57,6 +57,21 @@ def test_dataloader_opts() -> None:
     )
 
 
+def test_keys_without_effect_and_their_reasons() -> None:
+    opts = {"drop_last": True, "timeout": 3, "multiprocessing_context": "fork"}
+    text = LoaderOptions.from_config({"torch_dataloader_opts": opts}).unused_text
+    assert "drop_last (the option for this is batch_drop_last)" in text
+    assert "timeout (a worker that died" in text and "multiprocessing_context (workers are started by" in text
+    with pytest.raises(OptionError, match="Did you mean 'num_workers'"):
+        LoaderOptions.from_config({"torch_dataloader_opts": {"num_worker": 3}})
+
+
+def test_worker_init_fn() -> None:
+    assert LoaderOptions.from_config({"torch_dataloader_opts": {"worker_init_fn": print}}).worker_init_fn is print
+    with pytest.raises(OptionError, match="worker_init_fn"):
+        LoaderOptions.from_config({"torch_dataloader_opts": {"worker_init_fn": 3}})
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from returnn.datasets._loading.collate import CollateError
-from returnn.errors import ConfigError, DatasetError
+from returnn.errors import ConfigError, DatasetError, NotSupportedError
 from returnn.torch.data.pipeline import (
     BatchingIterDataPipe,
     BucketOrderingIterDataPipe,
@@ -219,6 +219,45 @@ def test_collate_mismatch() -> None:
     assert isinstance(exc_info.value, RuntimeError) and isinstance(exc_info.value, DatasetError)
     with pytest.raises(CollateError, match="'x' is missing in sequence 'b'"):
         collate_batch([{"x": numpy.zeros(1), "seq_tag": "a"}, {"seq_tag": "b"}])
+
+
+def _mainline_seqs() -> list[dict[str, Any]]:
+    return [
+        {
+            "data": numpy.full((n, 2), n, "float32"),
+            "scalar": numpy.array(n, "int32"),
+            "raw": numpy.array("abc"[:n]),
+            "seq_idx": numpy.array(i),
+            "seq_tag": numpy.array(f"seq-{i}"),
+            "epoch": numpy.array(3),
+            "num_seqs": numpy.array(7),
+            "complete_frac": numpy.array(0.5 - 0.1 * i, dtype="float32"),
+        }
+        for i, n in enumerate((3, 1))
+    ]
+
+
+def test_collate_mainline() -> None:
+    batch = collate_batch(_mainline_seqs())
+    assert list(batch) == [
+        *("data", "data:seq_len", "scalar", "raw", "seq_idx", "seq_tag", "epoch", "num_seqs", "complete_frac")
+    ]
+    assert batch["data"].tolist() == [[[3, 3]] * 3, [[1, 1], [0, 0], [0, 0]]]
+    assert batch["data:seq_len"].tolist() == [3, 1] and batch["data:seq_len"].dtype == torch.int32
+    assert batch["scalar"].tolist() == [3, 1] and batch["seq_idx"].tolist() == [0, 1]
+    assert isinstance(batch["seq_tag"], numpy.ndarray) and batch["seq_tag"].tolist() == ["seq-0", "seq-1"]
+    assert batch["raw"].tolist() == ["abc", "a"]
+    assert batch["epoch"].item() == 3 and batch["num_seqs"].item() == 7
+    assert batch["complete_frac"].item() == 0.5
+
+
+def test_collate_form_by_packing() -> None:
+    seqs = [{"data": numpy.zeros(n), "seq_tag": f"s{n}"} for n in (3, 1)]
+    batch = collate_batch(seqs, packing=None)
+    assert list(batch) == ["data", "data:seq_len", "seq_tag"] and batch["seq_tag"].tolist() == ["s3", "s1"]
+    assert list(collate_batch(seqs)) == ["data:size1", "data", "data:size0", "seq_tag"]
+    with pytest.raises(NotSupportedError, match="packed batches are not supported"):
+        collate_batch(seqs, packing={"gap": 1})
 
 
 def test_from_config() -> None:

@@ -8,6 +8,8 @@ import numpy
 import pytest
 import torch.utils.data
 
+from returnn._state import process_state_ctx
+from returnn.config import Config
 from returnn.datasets.generating import StaticDataset
 from returnn.errors import DatasetError
 from returnn.torch.data.loader import EpochSource
@@ -20,7 +22,7 @@ from returnn.torch.data.returnn_dataset_wrapper import (
     ReturnnDatasetResetMpSharedEpochCallback,
     ReturnnDatasetResetNoOpCallback,
 )
-from tests.datasets.loading_datasets import PerSeqDataset, SelfShardingDataset
+from tests.datasets.loading_datasets import PerSeqDataset, SelfShardingDataset, StreamDataset
 
 LENS = list(range(1, 11))
 
@@ -36,6 +38,28 @@ def test_default_epochs() -> None:
         assert [seq["seq_tag"] for seq in seqs] == _order(epoch)
         assert [seq["seq_idx"] for seq in seqs] == list(range(len(LENS)))
         assert list(seqs[0]) == ["data", "classes", "scalar", "text", "seq_idx", "seq_tag"]
+
+
+@pytest.mark.parametrize("dataset", [PerSeqDataset, StreamDataset])
+def test_mainline_form(dataset: type[PerSeqDataset]) -> None:
+    seqs = list(ReturnnDatasetIterDataPipe(dataset(LENS), mainline=True))
+    known = dataset is PerSeqDataset
+    for i, seq in enumerate(seqs):
+        assert list(seq)[-5:] == ["seq_idx", "seq_tag", "epoch", "num_seqs", "complete_frac"]
+        assert all(isinstance(seq[key], numpy.ndarray) and seq[key].ndim == 0 for key in list(seq)[-5:])
+        assert str(seq["seq_tag"]) == _order(1)[i] and seq["seq_idx"] == i and seq["epoch"] == 1
+        assert seq["num_seqs"] == (len(LENS) if known else -1)
+        assert seq["complete_frac"] == numpy.float32((i + 1) / len(LENS) if known else -1)
+        assert seq["complete_frac"].dtype == numpy.float32
+    assert len(seqs) == len(LENS)
+
+
+def test_form_follows_the_config() -> None:
+    config = Config({"extern_data": {"data": {"dim": 2}}})
+    with process_state_ctx(global_config=config):
+        assert "num_seqs" in next(iter(ReturnnDatasetIterDataPipe(PerSeqDataset(LENS))))
+    with process_state_ctx(global_config=Config({})):
+        assert "num_seqs" not in next(iter(ReturnnDatasetIterDataPipe(PerSeqDataset(LENS))))
 
 
 def test_callbacks() -> None:
