@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from returnn.errors import ConfigError, MissingOptionError, OptionError
+from returnn.options.dummy_data import DummyDataOptions
 from returnn.options.registry import Option, declare, is_given, read
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ class DataOptions:
                 )
             eval_datasets["eval"] = extra
         forward_name, forward = _forward(config, {"train": train, **eval_datasets})
+        dummy = DummyDataOptions.from_config(config)
+        if dummy is not None:
+            train = None if train is None else dummy.dataset(train=True)
+            eval_datasets = {name: dummy.dataset(train=False) for name in eval_datasets}
+            forward = None if forward is None else dummy.dataset(train=forward_name == "train")
         return cls(train=train, eval_datasets=eval_datasets, forward=forward, forward_name=forward_name)
 
     def require_train(self) -> DatasetDict:

@@ -76,11 +76,6 @@ _ignored(
 # -- later -------------------------------------------------------------------------------------------------------------
 
 _later(
-    *("use_dummy_datasets", "dummy_dataset_num_seqs", "train_dummy_dataset_num_seqs"),
-    doc="Replace all datasets by random ones.",
-    instead='Use a dataset of class "DummyDataset" until then',
-)
-_later(
     "use_train_proc_manager",
     default=False,
     doc="Restart the training process after a crash.",
@@ -166,7 +161,7 @@ _refused(
     default=False,
     types="bool",
     doc="Training on many devices with Horovod.",
-    instead="Horovod is not supported; remove the option to train on one device",
+    instead="Horovod is not supported; start the training with torchrun and set torch_distributed, or remove the option",
 )
 _refused(
     "network", "get_network", "pretrain", "pretrain_repetitions", default={}, doc="Layer-dict network.", instead=_LAYERS
