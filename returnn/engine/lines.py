@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from returnn.engine.report import LoaderStats, PassReport, step_line
+from returnn.engine.report import LoaderStats, PassReport, format_losses, step_line
 from returnn.log import log
 from returnn.util.time_format import hms
 
@@ -103,6 +103,16 @@ class Lines:
         :param epoch: that was evaluated
         """
 
+    def eval_task_scores(self, name: str, scores: Mapping[str, float], *, epoch: int) -> None:
+        """
+        In the task eval, after each dataset.
+
+        :param name: of the dataset
+        :param scores: by loss name
+        :param epoch: of the checkpoint
+        """
+        print(f"Epoch {epoch} evaluation: {name}: {format_losses(scores)}", file=log.v1)
+
     def train_ends(self, *, epoch: int, global_step: int) -> None:
         """
         :param epoch: the last one
@@ -197,6 +207,9 @@ class MainlineLines(Lines):
         if scores:
             text = " ".join(f"{name}: {_scores_text(values)}" for name, values in scores.items())
             print(f"Epoch {epoch} evaluation: {text}", file=log.v1)
+
+    def eval_task_scores(self, name: str, scores: Mapping[str, float], *, epoch: int) -> None:
+        print(f"Epoch {epoch} evaluation: {name}: {_scores_text(scores)}", file=log.v1)
 
     def train_ends(self, *, epoch: int, global_step: int) -> None:
         print(f"Finished training at epoch {epoch}, global train step {global_step}", file=log.v3)

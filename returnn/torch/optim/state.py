@@ -8,10 +8,20 @@ from typing import Any, TypeAlias
 
 import torch
 
+import returnn
 from returnn.errors import CheckpointError
 from returnn.torch.distributed.tensors import like_parameter
 
-__all__ = ["OptimizerStateError", "StateDict", "LoadedState", "pack_state", "unpack_state", "load_into", "param_names"]
+__all__ = [
+    "OptimizerStateError",
+    "StateDict",
+    "LoadedState",
+    "pack_state",
+    "unpack_state",
+    "wrap_state",
+    "load_into",
+    "param_names",
+]
 
 #: optimizer.state_dict(). Any: each optimizer has its own entries.
 StateDict: TypeAlias = dict[str, Any]
@@ -71,6 +81,40 @@ def pack_state(optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> St
     return {**optimizer.state_dict(), EXTRA_KEY: {"optimizer_class_name": type(optimizer).__name__, **extra}}
 
 
+def wrap_state(
+    packed: StateDict, *, optimizer_opts: object, learning_rate: float, epoch: int | None, step: int | None
+) -> StateDict:
+    """
+    :param packed: of :func:`pack_state`
+    :param optimizer_opts: value of the option ``optimizer``; what is no plain value in it is written as text
+    :param learning_rate: of the next step
+    :param epoch: finished one; None: not known
+    :param step: number of training steps done; None: not known
+    :return: the same in the form of RETURNN, which has the state under "optimizer"
+    """
+    extra = packed[EXTRA_KEY]
+    return {
+        "optimizer": {key: value for key, value in packed.items() if key != EXTRA_KEY},
+        "optimizer_class_name": extra["optimizer_class_name"],
+        "optimizer_opts": _plain(optimizer_opts),
+        "param_names": list(extra.get("param_names", ())),
+        "epoch": epoch,
+        "step": step,
+        "effective_learning_rate": learning_rate,
+        "returnn_version": returnn.__version__,
+        EXTRA_KEY: extra,
+    }
+
+
+def _plain(value: object) -> Any:
+    """:return: for a file that is loaded with weights_only"""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if value is None or type(value) in (bool, int, float, str) else repr(value)
+
+
 def unpack_state(obj: object, filename: str) -> LoadedState:
     """
     :param obj: loaded file
@@ -86,7 +130,8 @@ def unpack_state(obj: object, filename: str) -> LoadedState:
         )
     if isinstance(obj, Mapping) and isinstance(obj.get("optimizer"), Mapping) and "param_groups" in obj["optimizer"]:
         bare = {"state": obj["optimizer"]["state"], "param_groups": obj["optimizer"]["param_groups"]}
-        return LoadedState(filename, bare, _flat_names(obj.get("param_names")), obj.get("optimizer_class_name"), {})
+        names = _flat_names(obj.get("param_names"))
+        return LoadedState(filename, bare, names, obj.get("optimizer_class_name"), obj.get(EXTRA_KEY) or {})
     got = f"a dict with {', '.join(map(str, list(obj)[:10]))}" if isinstance(obj, Mapping) else type(obj).__name__
     raise OptimizerStateError(
         f'{filename} is not an optimizer state: expected a dict with "state" and "param_groups", or with "optimizer", got {got}.'

@@ -9,10 +9,11 @@ import torch
 
 from returnn.log import log
 from returnn.options.loading import LoadingOptions
+from returnn.options.optimizer import read_optimizer
 from returnn.torch.checkpoint import load_file, save_file_atomic
 from returnn.torch.distributed.tensors import is_sharded, like_parameter
 from returnn.torch.optim.skipped_updates import SkippedUpdates
-from returnn.torch.optim.state import load_into, pack_state, param_names, unpack_state
+from returnn.torch.optim.state import load_into, pack_state, param_names, unpack_state, wrap_state
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -31,20 +32,39 @@ class OptimizerStateFile:
     _accum_grad_leftover: Literal["carry", "drop", "flush"]
     _num_accumulated: int
 
+    _dialect: Literal["mini", "mainline"]
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """Of the next step."""
+        raise NotImplementedError  # by Updater
+
     @property
     def _skipped_updates(self) -> SkippedUpdates:
         raise NotImplementedError  # by Updater
 
-    def save_optimizer(self, filename: str) -> None:
+    def save_optimizer(self, filename: str, *, epoch: int | None = None, step: int | None = None) -> None:
         """
         Write the optimizer state, and what else a restart needs: scaler, gradients that are not yet applied, counters.
+        The form is that of the dialect: bare, or wrapped; see :mod:`returnn.torch.optim.state`.
 
         :param filename: e.g. "models/epoch.010.opt.pt"
+        :param epoch: finished one, for the file; None: not known
+        :param step: number of training steps done, for the file; None: not known
         :raises CheckpointError: cannot be written
         """
         assert self.optimizer is not None, "create_optimizer was not called"
         print(f"Save optimizer under {filename}", file=log.v4)
-        save_file_atomic(self.optimizer_state_dict(), filename)
+        content = self.optimizer_state_dict()
+        if self._dialect == "mainline":
+            content = wrap_state(
+                content,
+                optimizer_opts=read_optimizer(self.config),
+                learning_rate=self.effective_learning_rate,
+                epoch=epoch,
+                step=step,
+            )
+        save_file_atomic(content, filename)
 
     def optimizer_state_dict(self) -> dict[str, Any]:
         """
