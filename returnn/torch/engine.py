@@ -49,6 +49,13 @@ from returnn.torch.data.extern_data import extern_data_template_from_config_opts
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.device import choose_device
 from returnn.torch.distributed.context import init_distributed
+from returnn.torch.distributed.start import (
+    agreed_learning_rate,
+    first_rank_decides,
+    gather_rng_states,
+    share_learning_rates,
+    shared_file,
+)
 from returnn.torch.epoch_meta import EpochMeta
 from returnn.torch.eval_passes import EvalPasses
 from returnn.torch.float_dtype import float_dtype_of_name
@@ -143,6 +150,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         self._open_observers(train=True)
         self._start_worker_server()
         super().init_train(train_data, dev_data, eval_data)
+        share_learning_rates(self.learning_rate_control)
         assert self.train_dataset is not None
         self._train_dataloader = self._create_data_loader(self.train_dataset)
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
@@ -188,7 +196,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         self._start_worker_server()
         super().init_forward(forward_data)
         self._init_forward_loader()
-        start = self.get_start_point(self.config)
+        start = first_rank_decides(lambda: self.get_start_point(self.config))
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
         if self._options.amp_in_forward:
@@ -226,8 +234,8 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         """:return: what EngineBase chooses, or what an overridden get_epoch_model says"""
         own: Any = type(self).get_epoch_model  # Any: a bound class method, mypy knows it as a function only
         if own.__func__ is EngineBase.__dict__["get_epoch_model"].__func__:
-            return self.get_start_point(self.config)
-        epoch, filename = self.get_epoch_model(self.config)
+            return first_rank_decides(lambda: self.get_start_point(self.config))
+        epoch, filename = first_rank_decides(lambda: self.get_epoch_model(self.config))
         return StartPoint("fresh" if filename is None else "resume" if epoch else "load", epoch, filename)
 
     def _set_precision(self) -> None:
@@ -274,15 +282,16 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         :param epoch: training: first epoch to train; else None: that of the checkpoint
         :param filename: checkpoint without ``.pt``, or with any other suffix; None: random parameters
         """
-        loaded = build_model(
-            config=self.config,
-            engine=self,
-            device=self._device,
-            epoch=epoch,
-            filename=filename,
-            options=self._options,
-            stay_on_host=epoch is not None and sharding_wanted(),
-        )
+        with shared_file(filename, is_model=True) as path:
+            loaded = build_model(
+                config=self.config,
+                engine=self,
+                device=self._device,
+                epoch=epoch,
+                filename=path,
+                options=self._options,
+                stay_on_host=epoch is not None and sharding_wanted(),
+            )
         self._model = loaded.model
         if epoch is not None:
             self._shard_model()
@@ -303,7 +312,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
             filename = optimizer_filename(self.get_epoch_model_filename(epoch - 1))
         if self._load_sharded_optimizer(filename):
             return
-        if not os.path.exists(filename):
+        if not first_rank_decides(lambda: os.path.exists(filename)):
             if not CheckpointOptions.from_config(self.config).allow_missing_optimizer:
                 raise CheckpointError(
                     f"Optimizer file {filename} not found and allow_missing_optimizer_checkpoint is False. "
@@ -311,7 +320,8 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
                 )
             print(f"Warning: optimizer file {filename} not found, going on with a fresh optimizer.", file=log.v1)
             return
-        self._updater.load_optimizer(filename)
+        with shared_file(filename, is_model=False) as path:
+            self._updater.load_optimizer(path)
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -343,7 +353,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
     def init_train_epoch(self) -> None:
         """Set the learning rate of this epoch, and (mainline dialect) the seed of its random numbers."""
         assert self.learning_rate_control is not None
-        self.learning_rate = self.learning_rate_control.get_learning_rate_for_epoch(self.epoch)
+        self.learning_rate = agreed_learning_rate(self.learning_rate_control, self.epoch)
         updaters: list[Any] = list(all_updaters(self._updater))
         if hasattr(self._updater, "set_learning_rate") and not updaters:
             updaters = [self._updater]  # of a custom engine, and no subclass of ours
@@ -430,6 +440,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         assert self._model is not None
         filename = self._checkpoint_filename()
         model_state = self._whole_model_state(keep=filename is not None)
+        rng_of_others = gather_rng_states()
         if filename is None:
             return
         print(f"Save model under {filename}{self.FILE_POSTFIX}", file=log.v4)
@@ -440,7 +451,9 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
             step=self._train_step,
             learning_rate=self._effective_learning_rate,
             restart=RestartState.capture(
-                self.learning_rate_control, first_epoch=self._restart.first_epoch or self._start_epoch
+                self.learning_rate_control,
+                first_epoch=self._restart.first_epoch or self._start_epoch,
+                rng_of_others=rng_of_others,
             ),
         )
 
@@ -453,7 +466,9 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
             return
         if self._sharded is None:
             opt_filename = optimizer_filename(filename)
-            self._updater.save_optimizer(opt_filename)
+            known = {"epoch": self.epoch, "step": self._train_step}
+            args = known if takes_argument(self._updater.save_optimizer, "epoch") else {}
+            self._updater.save_optimizer(opt_filename, **args)
             delete_optimizer(filename, keep=opt_filename)  # of an earlier training, with sharding
         self.prune_optimizer_files()
 

@@ -11,11 +11,12 @@ import torch
 from returnn.datasets.basic import Dataset
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint
-from returnn.engine.report import PassReport, format_losses
+from returnn.engine.report import PassReport
 from returnn.log import log
 from returnn.options.model import ModelOptions
 from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.loader import EpochSource, Loader
+from returnn.torch.distributed.start import first_rank_decides
 from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
 from returnn.torch.sharded_passes import ShardedPasses
@@ -120,7 +121,7 @@ class EvalPasses(ShardedPasses, StepReports):
         assert functions.train_step is not None
         self.init_eval()
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
-        start = self.get_start_point(self.config)
+        start = first_rank_decides(lambda: self.get_start_point(self.config))
         print_start(start, final_epoch=None, lr_control=None)
         self._load_model(epoch=None, filename=start.filename)
         self._set_precision()
@@ -135,7 +136,7 @@ class EvalPasses(ShardedPasses, StepReports):
         self._open_observers(train=False)
         try:
             for name, scores in self._iter_eval_scores(list(self._eval_dataloaders)):
-                print(f"Epoch {self.epoch} evaluation: {name}: {format_losses(scores)}", file=log.v1)
+                self._lines.eval_task_scores(name, scores, epoch=self.epoch)
                 if own:
                     self._store_scores({f"{name}_loss_{k}": v for k, v in scores.items()})
         finally:

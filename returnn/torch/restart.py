@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from returnn._state import state
 from returnn.errors import ConfigError
 from returnn.learning_rate_control import LearningRateControl
 from returnn.log import log
@@ -20,42 +21,65 @@ __all__ = ["RestartState", "consume_rng", "isolated_rng", "mark_resumed", "missi
 _RNG_KEY = "rng_state"
 _LR_KEY = "learning_rate_control"
 _FIRST_EPOCH_KEY = "first_epoch"
+_RNG_OF_OTHERS_KEY = "rng_state_of_other_ranks"
 
 
 @dataclasses.dataclass(frozen=True)
 class RestartState:
     """Entries of the model checkpoint that the peers ignore."""
 
+    #: state of the random generators of this rank
     rng: RngState | None = None
+    #: of rank 1, 2, ...
+    rng_of_others: Sequence[RngState] = ()
     #: text of the learning-rate file; used if there is no such file
     learning_rates: str | None = None
     #: the first epoch that this training did, over all restarts
     first_epoch: int | None = None
 
     @classmethod
-    def capture(cls, lr_control: LearningRateControl | None, *, first_epoch: int | None) -> RestartState:
-        """:return: state of this process now"""
+    def capture(
+        cls,
+        lr_control: LearningRateControl | None,
+        *,
+        first_epoch: int | None,
+        rng_of_others: Sequence[RngState] = (),
+    ) -> RestartState:
+        """
+        :param lr_control: its rates and scores are kept
+        :param first_epoch: of this training
+        :param rng_of_others: states of the random generators of rank 1, 2, ...
+        :return: state of this process now
+        """
         return cls(
             rng=get_rng_state(),
+            rng_of_others=rng_of_others,
             learning_rates=None if lr_control is None else lr_control.to_text(),
             first_epoch=first_epoch,
         )
 
     @classmethod
     def from_checkpoint(cls, checkpoint: object) -> RestartState:
-        """:return: what the checkpoint has; those of the peers have nothing"""
+        """:return: what the checkpoint has for this rank; those of the peers have nothing"""
         if not isinstance(checkpoint, dict):
             return cls()
+        of_others = checkpoint.get(_RNG_OF_OTHERS_KEY)
+        of_others = of_others if isinstance(of_others, list) else []
         rng, text, first = (checkpoint.get(k) for k in (_RNG_KEY, _LR_KEY, _FIRST_EPOCH_KEY))
+        if state.rank:
+            rng = of_others[state.rank - 1] if len(of_others) == state.world_size - 1 else None
         return cls(
             rng=rng if isinstance(rng, dict) else None,
+            rng_of_others=of_others,
             learning_rates=text if isinstance(text, str) else None,
             first_epoch=first if isinstance(first, int) else None,
         )
 
     def as_entries(self) -> dict[str, Any]:
         """:return: for the checkpoint; tensors, numbers, str and containers of them only"""
-        entries = {_RNG_KEY: self.rng, _LR_KEY: self.learning_rates, _FIRST_EPOCH_KEY: self.first_epoch}
+        entries: dict[str, Any] = {_RNG_KEY: self.rng, _LR_KEY: self.learning_rates, _FIRST_EPOCH_KEY: self.first_epoch}
+        if self.rng_of_others:
+            entries[_RNG_OF_OTHERS_KEY] = list(self.rng_of_others)
         return {k: v for k, v in entries.items() if v is not None}
 
     def restore_rng(self) -> bool:
@@ -64,6 +88,13 @@ class RestartState:
 
         :return: whether the checkpoint had them
         """
+        if self.rng is None and (self.rng_of_others or state.rank):
+            print(
+                f"The checkpoint was written with {len(self.rng_of_others) + 1} ranks, now there are {state.world_size}: "
+                "random numbers differ from those of the run before.",
+                file=log.v3,
+            )
+            return False
         if self.rng is None:
             print(
                 "The checkpoint has no state of the random generators (older version, or another program): "
