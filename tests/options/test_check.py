@@ -95,7 +95,6 @@ def test_typo_on_the_command_line(tmp_path: Path) -> None:
         ("use_tensorflow = True\n", "use_tensorflow"),
         ("network = {'output': {'class': 'softmax'}}\n", "network"),
         ("torch_distributed = {}\n", "torch_distributed"),  # empty, but it means: on
-        ("def forward_callback():\n    pass\n", "forward_callback"),
     ],
 )
 def test_refused(text: str, name: str, tmp_path: Path) -> None:

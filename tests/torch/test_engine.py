@@ -380,7 +380,7 @@ def test_marked_outputs_are_written_without_padding(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("lens", "steps", "text"),
     [
-        (lambda lens: lens[:1], (0, 1), r"lengths of shape \(1,\), but there are 2 sequences"),
+        (lambda lens: lens[:1], (0, 1), r"there are 1 lengths for axis 1, but 2 sequences"),
         (
             lambda lens: lens * 4,
             (0, 1),
