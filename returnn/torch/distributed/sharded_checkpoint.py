@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from returnn.engine.model_files import SHARDED_FILES_LIST
+from returnn.engine.model_files import SHARDED_FILES_LIST, is_whole_folder
 from returnn.errors import CheckpointError
 from returnn.torch.checkpoint import TMP_POSTFIX, load_file, save_error_text, save_file_atomic, sync_folder
 from returnn.torch.distributed.tensors import is_sharded, map_tensors
@@ -207,6 +207,11 @@ def load_sharded_optimizer(
     :return: for :func:`returnn.torch.optim.state.unpack_state`; tensors that are not sharded in host memory. Any: as there
     :raises CheckpointError: missing, broken, of another step, or with other objects than such a folder has
     """
+    if not is_whole_folder(folder):
+        raise CheckpointError(
+            f"{folder} is broken or only half written: a file is missing or has another size than {SHARDED_FILES_LIST} says. "
+            "Use another checkpoint."
+        )
     content = load_file(os.path.join(folder, _OPTIMIZER_FILE))
     metadata = read_metadata(folder)
     if not isinstance(content, dict) or not isinstance(content.get(EXTRA_KEY), dict):
