@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from returnn.frontend.loss import Loss, Scalar
 
-__all__ = ["LossAccumulator", "StepLosses"]
+__all__ = ["LossAccumulator", "LossSums", "StepLosses"]
 
 #: Steps whose losses stay on the device until they are fetched together. Each costs two scalars per loss.
 _MAX_PENDING_STEPS = 100
@@ -30,6 +30,25 @@ class StepLosses:
     def is_finite(self) -> bool:
         """:return: whether no value is inf or nan"""
         return all(math.isfinite(v) for v in self.values.values())
+
+
+@dataclasses.dataclass
+class LossSums:
+    """
+    Of some steps: per loss name the sum of the values and of the norm factors.
+
+    :param values: sums
+    :param norms: sums, of the same names
+    :param num_steps: number of steps
+    :param errors: names of those that are errors rather than losses
+    :param nonfinite_steps: steps with inf or nan
+    """
+
+    values: dict[str, float]
+    norms: dict[str, float]
+    num_steps: int
+    errors: set[str]
+    nonfinite_steps: list[int]
 
 
 class LossAccumulator:
@@ -93,10 +112,43 @@ class LossAccumulator:
         self.fetch()
         return self._last if self._last is not None else StepLosses({}, {})
 
+    def sums(self) -> LossSums:
+        """:return: what was added so far; fetches"""
+        self.fetch()
+        return LossSums(
+            dict(self._values), dict(self._norms), self.num_steps, set(self.errors), list(self.nonfinite_steps)
+        )
+
+    @classmethod
+    def of_sums(cls, parts: Sequence[LossSums]) -> LossAccumulator:
+        """
+        :param parts: each of other steps, e.g. of several processes
+        :return: all together. The sums are exact, so their order does not matter
+        """
+        names = list(dict.fromkeys(name for part in parts for name in part.values))
+        merged = cls()
+        merged._values = {
+            name: _exact_sum(part.values[name] for part in parts if name in part.values) for name in names
+        }
+        merged._norms = {name: _exact_sum(part.norms[name] for part in parts if name in part.norms) for name in names}
+        merged.num_steps = sum(part.num_steps for part in parts)
+        merged.errors = set().union(*(part.errors for part in parts))
+        merged.nonfinite_steps = [step for part in parts for step in part.nonfinite_steps]
+        return merged
+
     def means(self) -> dict[str, float]:
         """:return: per loss name sum(values) / sum(norms) over all steps; fetches"""
         self.fetch()
         return {name: value / self._norms[name] for name, value in self._values.items()}
+
+
+def _exact_sum(numbers: Iterable[float]) -> float:
+    """:return: their sum, rounded once; inf and nan as in a sum one by one"""
+    values = list(numbers)
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # too large in between; inf and -inf
+        return sum(values)
 
 
 def _fetch(tensors: list[torch.Tensor]) -> list[float]:

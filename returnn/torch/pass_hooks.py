@@ -14,6 +14,7 @@ import torch
 from returnn.engine.losses import LossAccumulator
 from returnn.frontend.run_ctx import RunCtx
 from returnn.torch.distributed.context import DistributedContext, get_distributed
+from returnn.torch.distributed.evaluation import merge_losses
 from returnn.torch.observers.observed import ObservedPasses
 from returnn.torch.step_reports import RawBatch
 
@@ -65,7 +66,8 @@ class PassHooks(ObservedPasses):
         :return: those of all ranks together
         """
         del name
-        return losses
+        ctx = self._distributed
+        return losses if ctx is None else merge_losses(ctx, losses)
 
     def _complete_scores(self, name: str, scores: Mapping[str, float]) -> dict[str, float]:
         """

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from returnn.engine.report import PassReport
+from returnn.log import log
 from returnn.torch.device import device_type
+from returnn.torch.distributed.throughput import RankSpeed, speed_line
 from returnn.torch.distributed.training import RankedTraining
 from returnn.torch.loss_steps import LossSteps
-from returnn.torch.step_reports import RawBatch
+from returnn.torch.step_reports import RawBatch, StepReports
 from returnn.torch.updater import Updater
 
 __all__ = ["RankedSteps"]
 
 
-class RankedSteps(LossSteps):
+class RankedSteps(LossSteps, StepReports):
     """Base of the engine; uses attributes that the engine sets. With one process, all is as in LossSteps."""
 
     _start_epoch: int | None
     _ranks: RankedTraining | None = None
     #: the ShardedModel, with class "fsdp". Any: it is imported only then
     _sharded: Any = None
+    _train_report: PassReport | None = None
 
     def _wrap_train_step(self) -> None:
         super()._wrap_train_step()
@@ -84,3 +88,20 @@ class RankedSteps(LossSteps):
         super()._after_train_pass()
         if self._ranks is not None:
             self._ranks.after_pass(epoch=self.epoch)
+            self._report_speed(self._ranks)
+
+    def _pass_report(self, what: str, loader: object) -> PassReport:
+        report = super()._pass_report(what, loader)
+        if what == "train":
+            self._train_report = report
+        return report
+
+    def _report_speed(self, ranks: RankedTraining) -> None:
+        report, ctx = self._train_report, self._distributed
+        if report is None or ctx is None or report.stats is None:
+            return
+        stats = report.stats
+        busy = stats.secs_waited + ranks.secs_in_step if ranks.secs_in_step else 0.0
+        speeds = ctx.gather_objects(RankSpeed(ctx.rank, stats.num_seqs_seen, report.elapsed, stats.secs_waited, busy))
+        if speeds is not None:
+            print(speed_line(report.prefix, speeds), file=log.v3)

@@ -16,6 +16,7 @@ from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.torch.context import get_run_ctx, init_train_step_run_ctx
 from returnn.torch.device import device_memory_text
+from returnn.torch.distributed.watchdog import note_end_of_pass, note_step
 from returnn.torch.observers.base import completed_losses, losses_are_wanted, step_line_parts
 from returnn.torch.observers.observed import ObservedPasses
 
@@ -55,13 +56,15 @@ class StepReports(ObservedPasses):
         """
         run_ctx = get_run_ctx()
         per_step = self._dialect_is_mainline and run_ctx.stage == "train_step"
-        for data in with_first_batch_notice(iter(batches), what=name):
+        for step, data in enumerate(with_first_batch_notice(iter(batches), what=name)):
+            note_step(name, self.epoch, step)
             if per_step:
                 self._init_train_step_run_ctx(train=train)
                 run_ctx = get_run_ctx()
             else:
                 run_ctx.init_step(self._train_step)
             yield data, run_ctx
+        note_end_of_pass()
 
     def _init_train_step_run_ctx(self, *, train: bool) -> None:
         """A new run context for the steps of a pass, or (mainline dialect) for one step."""

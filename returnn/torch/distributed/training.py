@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -75,6 +76,8 @@ class RankedTraining:
         self._norms = GlobalNorms(ctx) if self._options.loss_normalization == "global" and not own_steps else None
         self._pass: EvenSteps[Any] | None = None
         self._had_data = False  # since the last time the parameters were averaged
+        #: time in the user's step function in this pass, which does not wait for other ranks
+        self.secs_in_step = 0.0
         self._noise = torch.Generator(device=ctx.device)
         self._noise.manual_seed(merge_random_seeds(seeds, num_bytes=4))
         if ctx.rank:
@@ -143,7 +146,13 @@ class RankedTraining:
                 self._norms.total_loss({})
             return total
         self._had_data = True
-        return self._mode.run(lambda: self._total(self._step(data, run_ctx), run_ctx))
+        return self._mode.run(lambda: self._total(self._timed_step(data, run_ctx), run_ctx))
+
+    def _timed_step(self, data: Any, run_ctx: RunCtx) -> torch.Tensor:
+        start = time.perf_counter()
+        total = self._step(data, run_ctx)
+        self.secs_in_step += time.perf_counter() - start
+        return total
 
     def _total(self, local: torch.Tensor, run_ctx: RunCtx) -> torch.Tensor:
         if self._norms is not None:
@@ -186,6 +195,7 @@ class RankedTraining:
         :return: as many on all ranks, see EvenSteps
         """
         self._pass = EvenSteps(self._ctx, uneven=self._uneven)
+        self.secs_in_step = 0.0
         return self._pass.iterate(batches, complete_frac)
 
     @property

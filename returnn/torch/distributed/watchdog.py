@@ -28,10 +28,19 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from returnn._state import state
 from returnn.util.env import get_hostname
 from returnn.util.rank_failure import FailureKind, RankFailure
 
-__all__ = ["KeyValueStore", "Progress", "RankWatch", "WatchHub", "terminate_main_thread"]
+__all__ = [
+    "KeyValueStore",
+    "Progress",
+    "RankWatch",
+    "WatchHub",
+    "note_end_of_pass",
+    "note_step",
+    "terminate_main_thread",
+]
 
 #: With operations that failed together with another rank, how long to wait for that rank's own error.
 VERDICT_SECS = 3.0
@@ -520,6 +529,20 @@ class RankWatch:
         # A hang is not noticed by the rank itself.
         if (failure.rank != self.rank or failure.kind == "hang") and not self._closing.is_set():
             (self._on_other_failed or terminate_main_thread)()
+
+
+def note_step(what: str, epoch: int, step: int) -> None:
+    """See :func:`RankWatch.progress`; without effect in a single process."""
+    watch = state.rank_watch
+    if watch is not None:
+        watch.progress(what, epoch, step)
+
+
+def note_end_of_pass() -> None:
+    """See :func:`RankWatch.end_pass`; without effect in a single process."""
+    watch = state.rank_watch
+    if watch is not None:
+        watch.end_pass()
 
 
 def terminate_main_thread() -> None:
