@@ -90,6 +90,6 @@ def positions_of_batch(data: Mapping[str, Any], loader: object, *, rank: int, nu
         parts count as taken in turn
     """
     idxs = [int(idx) for idx in data["seq_idx"]]
-    if isinstance(loader, Loader) and loader.options.is_global:  # whole batches are dealt to the ranks
+    if isinstance(loader, Loader) and loader.options.is_global and loader.options.num_ranks > 1:  # whole batches are dealt to the ranks
         return idxs
     return [idx * num_ranks + rank for idx in idxs]
