@@ -51,7 +51,14 @@ _GETTERS = (
 #: Tasks which act by options. The others do next to nothing, or run functions of the user.
 _TASKS_WITH_OPTIONS = ("train", "eval", "forward", "initialize_model")
 #: Read when it is first needed, not when the engine is initialised.
-_READ_LATE = ("file_cache_opts", "output_file", "forward_override_hdf_output")
+_READ_LATE = (
+    *("file_cache_opts", "output_file", "forward_override_hdf_output"),
+    *(
+        "forward_callback",
+        "sort_dataset",
+        "forward_auto_split_batch_on_oom",
+    ),  # if init_forward is that of a custom engine
+)
 #: Options that hold datasets.
 _DATASETS = ("train", "dev", "eval", "eval_datasets", "forward", "forward_data")
 #: Job layers write these into each config of a task, whatever it does.

@@ -10,7 +10,6 @@ The part of the engine that runs forward_step over a dataset::
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from returnn.tensor import TensorDict
 from returnn.torch.context import get_run_ctx, init_forward_step_run_ctx
 from returnn.torch.data.extern_data import raw_dict_can_split_batch, raw_dict_split_batch
 from returnn.torch.data.loader import Loader
+from returnn.torch.ema import AveragedWeights
 from returnn.torch.errors_context import add_batch_note, add_oom_note
 from returnn.torch.forward_data import keep_order_of_ranks, positions_of_batch, sort_by_length
 from returnn.torch.forward_ranks import RankExchange, rounds
@@ -48,7 +48,7 @@ from returnn.torch.user_functions import UserFunction
 __all__ = ["ForwardPasses"]
 
 
-class ForwardPasses(StepReports):
+class ForwardPasses(StepReports, AveragedWeights):
     """Base of the engine; uses attributes that the engine sets."""
 
     _options: EngineOptions
@@ -62,6 +62,9 @@ class ForwardPasses(StepReports):
     _forward_sink: ForwardSink | None = None
     #: The loader is of the forward dataset, sorted as a callback wants it, and not used yet.
     _forward_loader_is_ready: bool = False
+    #: Of the config, as they are when a pass is prepared.
+    _forward_options: ForwardOptions
+    _model_outputs: TensorDict | None = None
 
     def close_loaders(self) -> None:
         """End all worker processes."""
@@ -81,17 +84,18 @@ class ForwardPasses(StepReports):
         """:return: a step function of the config, as it will be called"""
         raise NotImplementedError  # by Engine
 
-    @functools.cached_property
-    def _model_outputs(self) -> TensorDict | None:
-        """What the option model_outputs describes; None: it is not set."""
-        return ExternDataOptions.from_config(self.config).model_outputs
-
     @property
     def _rank_and_size(self) -> tuple[int, int]:
         ranks = self._distributed
         return (0, 1) if ranks is None else (ranks.rank, ranks.size)
 
     # ---- set-up
+
+    def _read_forward_options(self) -> ForwardOptions:
+        """:raises OptionError: a value is invalid"""
+        self._forward_options = ForwardOptions.from_config(self.config)
+        self._model_outputs = ExternDataOptions.from_config(self.config).model_outputs
+        return self._forward_options
 
     def _init_forward_sink(self) -> Any:  # Any: a function of the user
         """
@@ -105,15 +109,14 @@ class ForwardPasses(StepReports):
         )
         rank, size = self._rank_and_size
         self._forward_sink = make_sink(self.config, rank=rank, num_ranks=size)
-        ExternDataOptions.from_config(self.config)  # so that its mistakes are said now
-        if ForwardOptions.from_config(self.config).callback is not None:
+        if self._read_forward_options().callback is not None:
             self._check_skipping(self._allows_skipping)
         return functions.forward_step
 
     def _init_forward_loader(self) -> None:
         """After the dataset was made: start its workers."""
         assert self.forward_dataset is not None
-        options = ForwardOptions.from_config(self.config)
+        options = self._forward_options
         self._forward_loader_is_ready = options.callback is not None
         if self._forward_loader_is_ready and options.sort_dataset:
             sort_by_length(self.forward_dataset)
@@ -150,7 +153,7 @@ class ForwardPasses(StepReports):
             self._forward_sink = make_sink(self.config, rank=rank, num_ranks=size)
         sink, self._forward_sink = self._forward_sink, None
         self.epoch = self._forward_epoch or 0
-        if ForwardOptions.from_config(self.config).callback is not None:
+        if self._read_forward_options().callback is not None:
             assert self.forward_dataset is not None
             self.forward_with_callback(
                 dataset=self.forward_dataset,
@@ -183,7 +186,7 @@ class ForwardPasses(StepReports):
         assert self._model is not None, "there is no model yet: call init_forward or init_train first"
         self._check_skipping(allow_skipping_seqs)
         callback = make_callback(callback)
-        options = ForwardOptions.from_config(self.config)
+        options = self._read_forward_options()
         if self._forward_step_func is None:
             functions = ModelOptions.from_config(self.config, needed=("forward_step",), used=())
             assert functions.forward_step is not None
@@ -219,7 +222,7 @@ class ForwardPasses(StepReports):
         prefix = self._lines.forward_prefix(getattr(self.forward_dataset, "name", None) or "data", self.epoch)
         self._lines.forward_starts()
         try:
-            with torch.no_grad(), sink, PassReport(prefix, loader) as report:
+            with torch.no_grad(), self._averaged_weights("forward"), sink, PassReport(prefix, loader) as report:
                 sink.init(run_ctx, self._model)
                 for seqs in self._forward_steps(sink, loader, run_ctx, report, progress):
                     sink.write(seqs)
@@ -271,7 +274,7 @@ class ForwardPasses(StepReports):
         :return: outputs per sequence, if the sink takes them
         :raises DeviceMemoryError: one sequence alone does not fit into the memory of the device
         """
-        if not ForwardOptions.from_config(self.config).split_batch_on_oom:
+        if not self._forward_options.split_batch_on_oom:
             try:
                 return self._forward_part(sink, data, run_ctx)
             except torch.OutOfMemoryError as exc:
