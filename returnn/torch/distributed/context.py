@@ -297,7 +297,9 @@ def _meet(launch: Launch, options: DistributedOptions) -> dist.Store:
     os.environ.setdefault("MASTER_PORT", str(launch.master_port))
     timeout = datetime.timedelta(seconds=options.startup_timeout_sec)
     store, _, _ = next(rendezvous("env://", rank=launch.rank, world_size=launch.size, timeout=timeout))
-    store = dist.PrefixStore("returnn", store)
+    # After an elastic restart, torchrun's agent may still have what the processes before wrote there.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"returnn/{attempt}/{launch.size}", store)
     keys = [f"here/{rank}" for rank in range(launch.size)]
     store.set(keys[launch.rank], socket.gethostname())
     try:
