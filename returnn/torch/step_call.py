@@ -13,6 +13,7 @@ from returnn.options.model import describe_function
 from returnn.tensor import TensorDict
 from returnn.torch.batch import Batch
 from returnn.torch.data.extern_data import raw_dict_to_extern_data
+from returnn.torch.float_dtype import default_float_dtype
 from returnn.torch.user_functions import UserFunction, random_arg_format
 
 __all__ = ["StepCall"]
@@ -41,7 +42,7 @@ class StepCall:
         :param mainline: dialect of the config
         :param template: of extern_data; None: only if the function does not ask for it
         :param device: of the model
-        :param float_dtype: what float inputs are cast to; None: they stay as they are
+        :param float_dtype: what float inputs are cast to, and the default dtype during the call; None: both stay as they are
         :param with_eval_targets: also the streams with available_for_inference = False; False in forward
         :raises ModelError: extern_data is asked for without template
         """
@@ -101,7 +102,8 @@ class StepCall:
                 float_dtype=self._float_dtype,
                 with_eval_targets=self._with_eval_targets,
             )
-        return self._call(**{name: kwargs[name] for name in ("model", *sorted(self._passed))})
+        with default_float_dtype(self._float_dtype):
+            return self._call(**{name: kwargs[name] for name in ("model", *sorted(self._passed))})
 
     def _cast(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._float_dtype is None:
