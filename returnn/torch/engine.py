@@ -182,6 +182,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
             opt_filename = optimizer_filename(start.filename)
             args = {"filename": opt_filename} if takes_argument(self._load_optimizer, "filename") else {}
             self._load_optimizer(self._start_epoch, **args)
+        self._start_averages()
         assert functions.train_step is not None
         self._train_step_func = self._make_step_call(compile_step_function(self.config, functions.train_step))
         self._wrap_train_step()
@@ -299,6 +300,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         # A continued training goes on counting; one that starts at epoch 1 with given weights counts from 0.
         self._train_step = loaded.step if epoch is None or epoch > 1 else 0
         self._restart = loaded.restart
+        self._saved_averages = loaded.averages
         if self.learning_rate_control is not None and epoch is not None and epoch > 1:
             self._restart.restore_learning_rates(self.learning_rate_control)
 
@@ -450,6 +452,7 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
             epoch=self.epoch,
             step=self._train_step,
             learning_rate=self._effective_learning_rate,
+            more=self._averages_for_checkpoint(model_state),
             restart=RestartState.capture(
                 self.learning_rate_control,
                 first_epoch=self._restart.first_epoch or self._start_epoch,

@@ -17,6 +17,7 @@ from returnn.options.model import ModelOptions
 from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.loader import EpochSource, Loader
 from returnn.torch.distributed.start import first_rank_decides
+from returnn.torch.ema import AveragedWeights
 from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
 from returnn.torch.sharded_passes import ShardedPasses
@@ -28,7 +29,7 @@ from returnn.torch.user_functions import takes_argument
 __all__ = ["EvalPasses"]
 
 
-class EvalPasses(ShardedPasses, StepReports):
+class EvalPasses(ShardedPasses, StepReports, AveragedWeights):
     """Base of the engine; uses attributes that the engine sets."""
 
     _start_epoch: int | None
@@ -98,7 +99,12 @@ class EvalPasses(ShardedPasses, StepReports):
         batches = iter(loader)  # draws random numbers as torch's DataLoader does
         # The rest of the evaluation must not change the random numbers of the next epoch: a restart, which finds the
         # epoch evaluated already, is the same as no interruption only then.
-        with torch.no_grad(), isolated_rng(self._device), self._pass_report(f"eval {name}", loader) as report:
+        with (
+            torch.no_grad(),
+            isolated_rng(self._device),
+            self._averaged_weights("eval"),
+            self._pass_report(f"eval {name}", loader) as report,
+        ):
             self._start_observing(name)
             for step_idx, (data, run_ctx) in enumerate(self._steps(self._even_batches(batches, name), name=name)):
                 step_start = time.time()

@@ -26,6 +26,7 @@ from returnn.torch.checkpoint import (
     save_file_atomic,
 )
 from returnn.torch.context import init_load_run_ctx
+from returnn.torch.ema import averages_to_go_on_with, key_of_weights
 from returnn.torch.float_dtype import default_float_dtype, float_dtype_of_name
 from returnn.torch.preload import Preloads
 from returnn.torch.restart import RestartState
@@ -46,6 +47,8 @@ class LoadedModel:
     model_epoch: int  # that get_model was called with; 1 if no epoch is known
     step: int  # number of training steps that the checkpoint has seen
     restart: RestartState
+    #: of the weights, see returnn.torch.ema; None: none, or they are not needed. Any: as there
+    averages: Mapping[str, Any] | None = None
 
 
 def build_model(
@@ -121,9 +124,10 @@ def build_model(
     preloads = Preloads.from_config(config, is_training=epoch is not None, is_first_train_epoch=epoch == 1)
     if checkpoint is not None:
         assert filename is not None
+        key = "model" if epoch is not None else key_of_weights(config, checkpoint, filename=filename)
         report = load_model_state(
             model,
-            get_model_state(checkpoint, filename=filename),
+            get_model_state(checkpoint, filename=filename, key=key),
             allow_missing=checkpoint_options.load_ignore_missing_vars,
             filename=filename,
             provided_elsewhere=preloads.provided_names(model),
@@ -139,6 +143,7 @@ def build_model(
         model_epoch=model_epoch,
         step=checkpoint_step,
         restart=RestartState.from_checkpoint(checkpoint),
+        averages=None if epoch in (None, 1) else averages_to_go_on_with(config, checkpoint),
     )
 
 
@@ -158,6 +163,7 @@ def save_model_checkpoint(
     step: int,
     learning_rate: float,
     restart: RestartState,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """
     Write ``model``, ``epoch`` and ``step`` as the peers do, and beside them what a restart needs.
@@ -168,6 +174,7 @@ def save_model_checkpoint(
     :param step: number of training steps done
     :param learning_rate: of the epoch
     :param restart: random generators, scores
+    :param more: further entries, which the peers ignore. Any: tensors and plain values
     :raises CheckpointError: cannot be written
     """
     save_file_atomic(
@@ -178,6 +185,7 @@ def save_model_checkpoint(
             "effective_learning_rate": float(learning_rate),
             "returnn_version": returnn.__version__,
             **restart.as_entries(),
+            **(more or {}),
         },
         path,
     )
