@@ -56,6 +56,15 @@ NET = '''
         errors = (log_probs[mask].argmax(-1) != targets).float().sum()
         run_ctx.mark_as_loss(name="fer", loss=errors, scale=0.0, inv_norm_factor=lens.sum())
 
+    def mainline_step(*, model, extern_data, **kwargs):
+        import returnn.frontend as rf
+        data, classes = extern_data["data"], extern_data["classes"]
+        log_probs = model(data.raw_tensor)
+        ce = torch.nn.functional.nll_loss(log_probs.transpose(1, 2), classes.raw_tensor.long(), reduction="none")
+        rf.get_run_ctx().mark_as_loss(ce, "ctc", dims=data.dims[:2])
+        errors = log_probs.argmax(-1) != classes.raw_tensor
+        rf.get_run_ctx().mark_as_loss(errors, "fer", dims=data.dims[:2], as_error=True)
+
     def search_init_hook(run_ctx, **kwargs):
         run_ctx.recognition_file = open("search_out.py", "wt")
         run_ctx.recognition_file.write("{\\n")
@@ -249,6 +258,54 @@ def test_log_lines(training: Training) -> None:
         r"Quitting",
     ):
         assert re.search(f"^{pattern}$", log, re.MULTILINE), pattern
+
+
+@pytest.mark.slow
+def test_training_job_in_the_mainline_dialect(tmp_path: Path) -> None:
+    config = _write_config(
+        tmp_path / "output",
+        f"""
+        task = "train"
+        model = {str(tmp_path / "output" / "models" / "epoch")!r}
+        learning_rate_file = "learning_rates"
+        num_epochs = 2
+        batch_size = 500
+        torch_dataloader_opts = {{"num_workers": 0}}
+        optimizer = {{"class": "adamw", "epsilon": 1e-16, "weight_decay": 1e-3}}
+        learning_rates = [0.01, 0.005]
+        cleanup_old_models = True
+        train = {{"class": "Task12AXDataset", "num_seqs": 20}}
+        dev = {{"class": "Task12AXDataset", "num_seqs": 8, "fixed_random_seed": 1}}
+        eval_datasets = {{"devtrain": {{"class": "Task12AXDataset", "num_seqs": 4, "fixed_random_seed": 2}}}}
+        extern_data = {{"data": {{"dim": 9}}, "classes": {{"dim": 2, "sparse": True}}}}
+        behavior_version = 21
+        """,
+        "from my_net import mainline_step as train_step",
+    )
+    log = run_rnn(str(config), cwd=tmp_path).stdout
+    progress = r"elapsed \d:\d\d:\d\d, exp\. remaining \d:\d\d:\d\d, complete [\d.]+%"
+    value = r"\d+\.\d\d\d"
+    for pattern in (
+        r"net params #: 20",
+        r"Starting training at epoch 1, global train step 0",
+        r"start epoch 2 global train step \d+ with effective learning rate 0\.005 \.\.\.",
+        rf"ep 1 train, step 0, ctc {value}, fer {value}, {value} sec/step, {progress}",
+        r"Epoch 1: Trained \d+ steps, \d:\d\d:\d\d elapsed \([\d.]+% computing time, data: [\d.]+%, classes: [\d.]+% padding\)",
+        rf"Epoch 2: Total train loss: ctc {value} fer {value}",
+        rf"ep 1 dev eval, step 0, ctc {value}, fer {value}, {progress}",
+        rf"Epoch 2 evaluation: dev: ctc {value} fer {value} devtrain: ctc {value} fer {value}",
+        r"Finished training at epoch 2, global train step \d+",
+        r"Save model under .*/epoch\.001\.pt",
+        r"Quitting",
+    ):
+        assert re.search(f"^{pattern}$", log, re.MULTILINE), (pattern, log)
+    data = client_code.read_learning_rates(tmp_path / "learning_rates")
+    scores = {key for key in data[2]["error"] if not key.startswith(":meta:")}
+    assert scores == {f"{s}_loss_{k}" for s in ("train", "dev", "devtrain") for k in ("ctc", "fer")}
+    assert client_code.finished_epochs(data) == [1, 2]
+    models, rates = tmp_path / "output" / "models", tmp_path / "learning_rates"
+    best = client_code.best_checkpoint(models, rates, "dev_loss_ctc", 0, tmp_path)
+    assert torch.load(best)["epoch"] in data
 
 
 # --- checkpoints and forwarding
