@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from returnn.errors import ModelError
 from returnn.frontend.axes import check_lengths, lengths_of
 from returnn.tensor import Dim, Tensor, TensorDict
+from returnn.tensor._raw import to_numpy
 
 __all__ = ["SeqOutputs", "split_outputs"]
 
@@ -46,50 +46,53 @@ def split_outputs(outputs: TensorDict, seq_tags: Sequence[str]) -> list[SeqOutpu
     :raises ModelError: an output without batch axis, or with lengths that do not fit
     """
     sizes: dict[Dim, _Sizes | None] = {}
-    arrays: dict[str, np.ndarray] = {}
+    batches: list[_Batch] = []
     for name, output in outputs.data.items():
-        arrays[name] = _batch_to_numpy(output, num_seqs=len(seq_tags))
-        for axis, dim in enumerate(_dims_without_batch(output), 1):
+        array = _batch_to_numpy(output, num_seqs=len(seq_tags))
+        dims = tuple(dim for dim in output.dims if not dim.is_batch_dim())
+        for axis, dim in enumerate(dims, 1):
             if dim not in sizes:
                 sizes[dim] = _sizes_of(dim, name=output.name, num_seqs=len(seq_tags))
             size = sizes[dim]
             if size is not None:
-                check_lengths(torch.from_numpy(size.lens), arrays[name].shape[axis], axis=axis, name=output.name)
-    return [
-        SeqOutputs(str(tag), _one_seq(i, outputs=outputs, arrays=arrays, sizes=sizes)) for i, tag in enumerate(seq_tags)
-    ]
+                check_lengths(torch.from_numpy(size.lens), array.shape[axis], axis=axis, name=output.name)
+        batches.append(_Batch(name, output, array, dims, str(array.dtype)))
+    known = {dim: size for dim, size in sizes.items() if size is not None}
+    return [SeqOutputs(str(tag), _one_seq(i, batches, known)) for i, tag in enumerate(seq_tags)]
 
 
-def _one_seq(
-    i: int, *, outputs: TensorDict, arrays: dict[str, np.ndarray], sizes: dict[Dim, _Sizes | None]
-) -> TensorDict:
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """One output of the batch."""
+
+    name: str
+    output: Tensor
+    array: np.ndarray  # batch axis first
+    dims: tuple[Dim, ...]  # of the other axes
+    dtype: str
+
+
+def _one_seq(i: int, batches: Sequence[_Batch], sizes: Mapping[Dim, _Sizes]) -> TensorDict:
     new_dims: dict[Dim, Dim] = {}
     new_len: dict[Dim, int] = {}
     for dim, size in sizes.items():
-        if size is not None:
-            lens = np.asarray(size.lens[i])
-            new_len[dim] = int(lens.max()) if lens.size else 0
-            own = Tensor(f"{dim.name or 'dim'}:size", size.dims, "int32", raw_tensor=lens.astype(np.int32))
-            new_dims[dim] = Dim(None, name=dim.name, kind=dim.kind, dyn_size_ext=own)
+        lens = np.asarray(size.lens[i])
+        new_len[dim] = int(lens.max()) if lens.size else 0
+        own = Tensor(f"{dim.name or 'dim'}:size", size.dims, "int32", raw_tensor=lens.astype(np.int32))
+        new_dims[dim] = Dim(None, name=dim.name, kind=dim.kind, dyn_size_ext=own)
     res = TensorDict()
-    for name, output in outputs.data.items():
-        dims = _dims_without_batch(output)
-        cut = (i, *(slice(new_len[dim]) if dim in new_len else slice(None) for dim in dims), ...)
-        array = arrays[name][cut].copy()
-        feature_dim = output.feature_dim
-        res.data[name] = Tensor(
-            name,
-            [new_dims.get(dim, dim) for dim in dims],
-            str(array.dtype),
-            sparse_dim=output.sparse_dim,
+    for batch in batches:
+        cut = (i, *(slice(new_len[dim]) if dim in new_len else slice(None) for dim in batch.dims), ...)
+        feature_dim = batch.output.feature_dim
+        res.data[batch.name] = Tensor(
+            batch.name,
+            [new_dims.get(dim, dim) for dim in batch.dims],
+            batch.dtype,
+            sparse_dim=batch.output.sparse_dim,
             feature_dim=new_dims.get(feature_dim, feature_dim) if feature_dim is not None else None,
-            raw_tensor=array,
+            raw_tensor=batch.array[cut].copy(),
         )
     return res
-
-
-def _dims_without_batch(output: Tensor) -> list[Dim]:
-    return [dim for dim in output.dims if not dim.is_batch_dim()]
 
 
 def _batch_to_numpy(output: Tensor, *, num_seqs: int) -> np.ndarray:
@@ -100,21 +103,10 @@ def _batch_to_numpy(output: Tensor, *, num_seqs: int) -> np.ndarray:
             f"output {output.name!r} has no batch axis, its dims are {list(output.dims)}. Mark one value per sequence, "
             "with dims=[batch_dim, ...] (from returnn.tensor), or without dims if axis 0 is the batch."
         )
-    raw: Any = output.raw_tensor
-    array = _to_numpy(raw)
-    array = np.moveaxis(array, batch_axes[0], 0)
+    array = np.moveaxis(to_numpy(output.raw_tensor), batch_axes[0], 0)
     if array.shape[0] != num_seqs:
         raise ModelError(f"output {output.name!r} has {array.shape[0]} sequences, but the batch has {num_seqs}.")
     return array
-
-
-def _to_numpy(raw: Any) -> np.ndarray:  # Any: torch tensor or numpy array
-    if not isinstance(raw, torch.Tensor):
-        return np.asarray(raw)
-    raw = raw.detach()
-    if raw.dtype == torch.bfloat16:  # numpy has no such dtype
-        raw = raw.float()
-    return raw.cpu().numpy()
 
 
 def _sizes_of(dim: Dim, *, name: str, num_seqs: int) -> _Sizes | None:
@@ -127,7 +119,7 @@ def _sizes_of(dim: Dim, *, name: str, num_seqs: int) -> _Sizes | None:
     batch_axis = next((axis for axis, d in enumerate(axes) if d.is_batch_dim()), 0 if len(axes) <= 1 else None)
     if batch_axis is None:
         return None
-    array = np.moveaxis(_to_numpy(lens), batch_axis, 0)
+    array = np.moveaxis(to_numpy(lens), batch_axis, 0)
     if array.shape[0] != num_seqs or (array.ndim > 1 and array.ndim != len(axes)):
         raise ModelError(
             f"output {name!r}: lengths of shape {tuple(lens.shape)}, but there are {num_seqs} sequences. "
