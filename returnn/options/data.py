@@ -22,21 +22,21 @@ _EXAMPLE = '{"class": "HDFDataset", "files": ["train.hdf"]}'
 declare(
     Option(
         "train",
-        "dict",
+        "dict | callable() -> dict | str",
         None,
-        "Training dataset: a dict with the class name and its options.",
+        "Training dataset: a dict with the class name and its options, or a function or text that gives it.",
         tasks=("train", "initialize_model"),
     ),
     Option(
         "dev",
-        "dict",
+        "dict | callable() -> dict | str",
         None,
         'Development dataset, evaluated after each epoch under the name "dev".',
         tasks=("train", "eval", "initialize_model"),
     ),
     Option(
         "eval",
-        "dict",
+        "dict | callable() -> dict | str",
         None,
         'One more dataset to evaluate; the same as eval_datasets = {"eval": ...}.',
         tasks=("train", "eval", "initialize_model"),

@@ -94,7 +94,7 @@ def test_typo_on_the_command_line(tmp_path: Path) -> None:
     [
         ("use_tensorflow = True\n", "use_tensorflow"),
         ("network = {'output': {'class': 'softmax'}}\n", "network"),
-        ("torch_distributed = {}\n", "torch_distributed"),  # empty, but it means: on
+        ("use_horovod = True\n", "use_horovod"),
     ],
 )
 def test_refused(text: str, name: str, tmp_path: Path) -> None:
@@ -212,11 +212,3 @@ def test_unread_command_line_keys(tmp_path: Path) -> None:
 
 def test_config_without_file() -> None:
     assert kinds(Config({"batch_sizee": 3, "batch_size": 3})) == {"batch_sizee": "typo"}
-
-
-@pytest.mark.parametrize(
-    "text", ["def dynamic_learning_rate(**kwargs):\n    return 0.1\n", "torch_batching = {'class': 'X'}\n"]
-)
-def test_option_that_would_change_the_training_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(NotSupportedError, match="is not supported. It comes later; until then use"):
-        report_options(load(tmp_path, text), "train")
