@@ -174,6 +174,11 @@ def test_drop_last_is_of_each_rank(make: MakeDataset, drop_last: DropLast) -> No
             assert read.stats[0].dropped == Counter({("drop_last", None): num - 4 * kept} if num > 4 * kept else {})
 
 
+def _growing(*, epoch: int, seq_idx: int, epoch_continuous: float, **_kwargs: Any) -> dict[str, float]:
+    assert epoch - 1 < epoch_continuous <= epoch and seq_idx >= 0
+    return {"data": 8 + 20 * (epoch_continuous - epoch + 1), "classes": 10 + seq_idx}
+
+
 def _limits(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         sizes = draw(
@@ -181,7 +186,7 @@ def _limits(draw: st.DrawFn) -> dict[str, Any]:
         )
         return {"custom": BucketOptions(tuple(sizes), "data", draw(st.sampled_from([0.0, 0.5])))}
     return {
-        "batch_size": draw(st.sampled_from([None, 12, {"data": 20}, {"data": 20, "classes": 9}])),
+        "batch_size": draw(st.sampled_from([None, 12, {"data": 20}, {"data": 20, "classes": 9}, _growing])),
         "max_seqs": draw(st.sampled_from([-1, 1, 3])),
         "packed_batch_size": draw(st.sampled_from([None, 25])),
     }
