@@ -23,6 +23,7 @@ from returnn.torch.distributed.sharded_checkpoint import load_sharded_optimizer,
 from returnn.torch.distributed.sharded_model import ShardedModel
 from returnn.torch.distributed.tensors import map_tensors, whole_model_state, whole_tensor
 from returnn.torch.distributed.uneven import EvenSteps
+from returnn.torch.loss_steps import LossSteps
 from returnn.torch.ranked_steps import RankedSteps
 from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import Updater
@@ -69,10 +70,18 @@ class ShardedPasses(RankedSteps):
         """
         After the optimizer was created.
 
-        :raises NotSupportedError: it needs whole parameters; or a custom engine has more than one, or another kind
+        :raises NotSupportedError: it needs whole parameters; or a custom engine has more than one, or another kind, or own steps
         """
         if self._sharded is None:
             return
+        if (
+            type(self).run_train_step is not LossSteps.run_train_step
+            or type(self).run_eval_step is not LossSteps.run_eval_step
+        ):
+            raise NotSupportedError(
+                f'torch_distributed = {{"class": "fsdp"}} runs the steps itself, but the engine {type(self).__name__} has its own '
+                "run_train_step or run_eval_step. Use another class in torch_distributed, or put the computation into train_step."
+            )
         if not isinstance(self._updater, Updater) or self._updater.optimizer is None:
             raise NotSupportedError(
                 f'torch_distributed = {{"class": "fsdp"}} supports one Updater, but the engine has {type(self._updater).__name__}. '

@@ -8,6 +8,7 @@ parameters of a sharded submodule are gathered while its forward runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import types
@@ -304,7 +305,8 @@ class ShardedModel:
         calls: list[_Call] = []
         self._running = [calls]
         try:
-            result = self._root(func)
+            with self._precision():
+                result = self._root(func)
         except RuntimeError as exc:
             if "mixed torch.Tensor and DTensor" in str(exc):
                 raise ModelError(self._not_gathered_text(exc)) from exc
@@ -315,6 +317,16 @@ class ShardedModel:
         if not is_train:
             self.reshard()
         return result  # type: ignore[no-any-return]
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        """
+        With parameters of 16 bits, all else that a step uses (inputs, buffers) stays as it is: autocast brings them together. A step
+        with mixed precision of its own (option torch_amp) sets that inside.
+        """
+        name = None if self.options.mixed_precision is None else self.options.mixed_precision.param_dtype
+        if name is None or name == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.mesh.device_type, dtype=getattr(torch, name))
 
     def _not_gathered_text(self, exc: RuntimeError) -> str:
         classes = sorted(set(self._classes.values()))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from returnn.frontend.run_ctx import Loss
+from returnn.torch.distributed.tensors import is_sharded, like_parameter
 
 __all__ = ["gradient_noise_", "found_in", "found_nonfinite", "grad_norm_loss"]
 
@@ -29,9 +30,13 @@ def gradient_noise_(
     for param in params:
         if param.grad is None:
             continue
-        noise = torch.empty_like(param.grad)
+        grad = param.grad
+        if is_sharded(grad):  # whole, so that each rank, with the same generator, takes another part
+            noise = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device)
+        else:
+            noise = torch.empty_like(grad)
         torch.nn.init.trunc_normal_(noise, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std, generator=generator)
-        param.grad += noise
+        grad += like_parameter(noise, grad)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from returnn.options.sharding import MixedPrecision, ShardingOptions
 from returnn.torch.distributed.sharded_model import ShardedModel
 from returnn.torch.distributed.tensors import is_sharded, like_parameter, whole_model_state, whole_tensor
-from returnn.torch.optim.gradients import found_nonfinite
+from returnn.torch.optim.gradients import found_nonfinite, gradient_noise_
 
 NUM_LABELS = 7
 NUM_STEPS = 6
@@ -51,7 +51,8 @@ class Model(torch.nn.Module):
         self.rnn = torch.nn.LSTM(6, 6, batch_first=True) if kind == "rnn" else None
         if kind == "frozen":  # the first block has an input without gradients, and no gradient for its bias
             self.emb.weight.requires_grad_(False)
-            self.blocks[0].linear.bias.requires_grad_(False)
+            first: Any = self.blocks[0]  # Any: as above
+            first.linear.bias.requires_grad_(False)
         if kind == "unused":
             self.blocks[1].extra = torch.nn.Linear(3, 3)
         if kind == "nested":
@@ -206,6 +207,22 @@ def bfloat16() -> float:
     return 0.0
 
 
+def noise() -> float:
+    """Noise of the gradients is that of one process with the same generator."""
+    model, whole = make_model("plain"), make_model("plain")
+    sharded = ShardedModel(model, device="cpu", options=ShardingOptions(shard_modules=("Block",)))
+    sharded.run(lambda: loss_of(model, step=0, rank=0)).backward()
+    loss_of(whole, step=0, rank=0).backward()
+    for params in (model.parameters(), whole.parameters()):
+        gradient_noise_(params, 0.1, generator=torch.Generator().manual_seed(1))
+    pairs = zip(model.parameters(), whole.parameters(), strict=True)
+    return max(
+        float((whole_tensor(a.grad) - b.grad).abs().max())
+        for a, b in pairs
+        if a.grad is not None and b.grad is not None
+    )
+
+
 def unusual(param: Any) -> float:
     """:param param: a parameter that cannot be sharded. Any: one of torch's classes of parameters"""
     model = make_model("plain")
@@ -231,6 +248,7 @@ CASES: dict[str, Callable[[], float]] = {
     "accumulate 4": lambda: difference(accumulate=4),
     "parts": parts,
     "nonfinite": nonfinite,
+    "noise": noise,
     "bfloat16": bfloat16,
     "method not listed": lambda: difference("method not listed", optimizer="SGD"),
     "class with typo": lambda: difference(shard_modules=("Blok",)),

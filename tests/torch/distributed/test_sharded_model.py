@@ -27,7 +27,18 @@ _EQUAL = (
         "nested",
         "twice",
     ),
-    *("checkpointing", "tied", "rnn", "method", "accumulate 2", "accumulate 4", "parts", "nonfinite", "bfloat16"),
+    *(
+        "checkpointing",
+        "tied",
+        "rnn",
+        "method",
+        "accumulate 2",
+        "accumulate 4",
+        "parts",
+        "nonfinite",
+        "noise",
+        "bfloat16",
+    ),
 )
 _ERRORS = {
     "method not listed": ("ModelError", "sharded module (Block) outside of its forward", '"forward_methods"'),
