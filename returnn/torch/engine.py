@@ -15,23 +15,19 @@ The methods, their signatures and the private attribute names are API: custom en
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from returnn._state import state
 from returnn.config import Config
 from returnn.datasets._loading.server import start_server
 from returnn.datasets.basic import Dataset
 from returnn.engine.base import EngineBase
 from returnn.engine.lines import MAINLINE_LINES, MINI_LINES
-from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint, delete_optimizer, optimizer_filename
-from returnn.engine.report import PassReport
 from returnn.engine.time_limit import TimeLimit
-from returnn.errors import CheckpointError, DatasetError
+from returnn.errors import CheckpointError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
@@ -50,30 +46,25 @@ from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.device import choose_device
 from returnn.torch.distributed.context import init_distributed
 from returnn.torch.distributed.start import (
-    agreed_learning_rate,
     first_rank_decides,
     gather_rng_states,
     share_learning_rates,
     shared_file,
 )
-from returnn.torch.epoch_meta import EpochMeta
-from returnn.torch.eval_passes import EvalPasses
 from returnn.torch.float_dtype import float_dtype_of_name
 from returnn.torch.forward_data import read_as_it_is
 from returnn.torch.forward_passes import ForwardPasses
 from returnn.torch.mainline_api import MainlineApi
-from returnn.torch.messages import no_data_text
 from returnn.torch.model_state import build_model, save_model_checkpoint
-from returnn.torch.observers.base import completed_losses
 from returnn.torch.optim.factory import check_optimizer_options
 from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState
 from returnn.torch.sharded_passes import sharding_wanted
 from returnn.torch.start_report import preview_learning_rate, print_start
 from returnn.torch.step_call import StepCall
-from returnn.torch.updater import Updater, all_updaters
+from returnn.torch.train_passes import TrainPasses
+from returnn.torch.updater import Updater
 from returnn.torch.user_functions import UserFunction, takes_argument
-from returnn.util.seeds import epoch_seed
 
 __all__ = ["Engine", "ForwardCallbackIface", "TrainCtx"]
 
@@ -84,7 +75,7 @@ TrainCtx = RunCtx
 RawBatch = dict[str, Any]
 
 
-class Engine(EvalPasses, ForwardPasses, MainlineApi):
+class Engine(TrainPasses, ForwardPasses, MainlineApi):
     """Trains, evaluates and forwards a torch module. One instance per process."""
 
     FILE_POSTFIX = ".pt"
@@ -223,9 +214,6 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
             with_eval_targets=with_eval_targets,
         )
 
-    def _make_forward_step(self, forward_step: Callable[..., Any]) -> StepCall:
-        return self._make_step_call(forward_step, with_eval_targets=False)
-
     def _start_worker_server(self) -> None:
         """The process that workers are forked from imports torch while this one reads data and makes the model."""
         if LoaderOptions.from_config(self.config).num_workers:
@@ -325,116 +313,6 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         with shared_file(filename, is_model=False) as path:
             self._updater.load_optimizer(path)
 
-    # ---- training ---------------------------------------------------------------------------------------------------
-
-    def train(self) -> None:
-        """Train all epochs that are left."""
-        assert self._start_epoch is not None and self._final_epoch is not None, "call init_train first"
-        self._lines.train_starts(epoch=self._start_epoch, global_step=self._train_step)
-        self._open_observers(train=True)  # custom engines may have skipped our init_train
-        try:
-            self._check_epoch_missing_eval()
-            self.set_epoch(self._start_epoch)
-            while self.epoch <= self._final_epoch:
-                self._time_limit.epoch_starts()
-                self.init_train_epoch()
-                self.train_epoch()
-                if self.epoch < self._final_epoch:
-                    self._time_limit.epoch_ends()
-                self.set_epoch(self.epoch + 1)
-        finally:
-            self._close_observers()
-            self.close_loaders()
-        self._lines.train_ends(epoch=self.epoch - 1, global_step=self._train_step)
-
-    def set_epoch(self, epoch: int) -> None:
-        """:param epoch: which the next passes over the datasets are for"""
-        self.epoch = epoch
-        self._epoch_mp_shared.value = epoch
-
-    def init_train_epoch(self) -> None:
-        """Set the learning rate of this epoch, and (mainline dialect) the seed of its random numbers."""
-        assert self.learning_rate_control is not None
-        self.learning_rate = agreed_learning_rate(self.learning_rate_control, self.epoch)
-        updaters: list[Any] = list(all_updaters(self._updater))
-        if hasattr(self._updater, "set_learning_rate") and not updaters:
-            updaters = [self._updater]  # of a custom engine, and no subclass of ours
-        for updater in updaters:
-            updater.set_learning_rate(self.learning_rate)
-        if self._dialect_is_mainline or state.world_size > 1:
-            torch.manual_seed(
-                epoch_seed(
-                    epoch=self.epoch,
-                    global_step=self._train_step,
-                    random_seed=self._options.random_seed,
-                    rank=state.rank if state.world_size > 1 else None,
-                )
-            )
-
-    def train_epoch(self) -> None:
-        """Train one epoch, store scores and checkpoint, evaluate, clean up."""
-        assert self._model is not None and self._train_dataloader is not None
-        self._pass_frame.starts(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
-        self._tell_train_position(0)
-        meta = EpochMeta(self._train_step, self._effective_learning_rate)
-        self._lines.epoch_starts(
-            self.get_epoch_str(),
-            global_step=self._train_step,
-            learning_rate=self.learning_rate,
-            effective=meta.learning_rate,
-        )
-        self._model.train()
-        self._init_train_step_run_ctx(train=True)
-        losses = LossAccumulator()
-        step_secs = 0.0
-        with self._pass_report("train", self._train_dataloader) as report:
-            batches = self._even_batches(iter(self._train_dataloader), "train")
-            self._start_observing("train")
-            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name="train", train=True)):
-                step_start = time.time()
-                total_loss, loss_dict = self._call_run_train_step(data, run_ctx, step_idx)
-                losses.add(loss_dict, self._train_step)
-                self._report_step(report, step_idx, step_start, total_loss, losses, name="train", data=data)
-                self._train_step += 1
-                self._after_update(self._train_step)
-                step_secs += time.time() - step_start
-            losses.fetch()
-            self._check_accumulated(losses)
-        secs = meta.secs_since_start()
-        num_steps = losses.num_steps
-        self._lines.train_pass_ends(report, epoch=self.epoch, num_steps=num_steps, secs=secs, step_secs=step_secs)
-        scores = self._finish_pass(report, losses, name="train")
-        self._lines.train_scores(report, scores, epoch=self.epoch)
-        num_skipped = sum(updater.finish_epoch().num_skipped for updater in all_updaters(self._updater))
-        if num_skipped:
-            print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
-        self._after_train_pass()
-        self._tell_train_position(None)
-        self._pass_frame.ends(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
-        self._store_train_scores(scores, meta, num_steps=num_steps, secs=secs)
-        if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
-            self.save_model()
-            self._save_optimizer()
-        self.eval_model()
-        if CheckpointOptions.from_config(self.config).cleanup:
-            self.cleanup_old_models()
-
-    def _store_train_scores(self, scores: Mapping[str, float], meta: EpochMeta, *, num_steps: int, secs: float) -> None:
-        if not self._dialect_is_mainline:
-            self._store_scores(scores)
-            return
-        facts = meta.entries(global_step=self._train_step, num_steps=num_steps, secs=secs, device=self._device)
-        self._store_scores({**{f"train_loss_{name}": value for name, value in scores.items()}, **facts})
-
-    def _store_scores(self, scores: Mapping[str, Any]) -> None:
-        """
-        :param scores: of the current epoch by key. Any: with facts about the run under ":meta:..."
-        """
-        assert self.learning_rate_control is not None
-        self.learning_rate_control.set_epoch_error(self.epoch, dict(scores))
-        if self._should_write_to_disk():
-            self.learning_rate_control.save()
-
     # ---- saving -----------------------------------------------------------------------------------------------------
 
     def save_model(self) -> None:
@@ -482,25 +360,6 @@ class Engine(EvalPasses, ForwardPasses, MainlineApi):
         if not (self.model_filename or CheckpointOptions.from_config(self.config).model):
             return None
         return self.get_epoch_model_filename()
-
-    # ---- ends of passes ---------------------------------------------------------------------------------------------
-
-    def _finish_pass(self, report: PassReport, losses: LossAccumulator, *, name: str) -> dict[str, float]:
-        """
-        :param report: of the pass
-        :param losses: of its steps
-        :param name: of the dataset
-        :return: scores by name
-        :raises DatasetError: there was not a single step
-        """
-        loader = self._train_dataloader if name == "train" else self._eval_dataloaders.get(name)
-        losses = self._merge_losses(losses, name)
-        if not losses.num_steps:
-            raise DatasetError(no_data_text(name, loader, epoch=self.epoch))
-        scores = completed_losses(self._observers, losses.means(), errors=frozenset(losses.errors))
-        scores = self._complete_scores(name, scores)
-        self._end_observing(name, scores)
-        return scores
 
     def close_loaders(self) -> None:
         """End all worker processes."""
