@@ -6,7 +6,7 @@ milliseconds, and who was first is decided in one place, on rank 0. Both ends ru
 while the main thread waits in a collective operation. No torch here: only sockets, and JSON lines as messages.
 
 Messages to rank 0: ``hello`` (who), ``progress``, ``failed`` (with a :class:`RankFailure`), ``bye`` (ended as it should).
-Messages from rank 0: ``first`` (the first failure of all), ``closing`` (rank 0 ended as it should).
+Messages from rank 0: ``welcome``, ``first`` (the first failure of all), ``closing`` (rank 0 ended as it should).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ VERDICT_SECS = 3.0
 PROGRESS_SECS = 2.0
 #: How long rank 0 waits for the others to end before it ends itself.
 LINGER_SECS = 5.0
+_CONNECT_SECS = 60.0
 _MAX_MESSAGE_BYTES = 1 << 16
 _STORE_KEY = "returnn/rank_watch"
 _LEFT = "it ended without an error, but the other ranks still needed it."
@@ -232,6 +233,7 @@ class WatchHub:
                 if kind != "hello" or not hmac.compare_digest(str(message["token"]), self._token):
                     return False
                 peer.rank, peer.host, peer.pid = int(message["rank"]), str(message["host"]), int(message["pid"])
+                self._send(peer, _encode("welcome"))
                 if self.first is not None:
                     self._send(peer, _encode("first", failure=self.first.to_dict()))
             elif kind == "progress":
@@ -380,7 +382,7 @@ class RankWatch:
             address: Message = {"host": "localhost", "port": self._hub.port, "token": token}
         else:
             address = json.loads(store.get(_STORE_KEY))
-        self._sock = socket.create_connection((address["host"], address["port"]), timeout=60)
+        self._sock = socket.create_connection((address["host"], address["port"]), timeout=_CONNECT_SECS)
         self._sock.settimeout(None)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -390,11 +392,14 @@ class RankWatch:
         self._first: RankFailure | None = None
         self._known = threading.Event()  # the first failure is
         self._closing = threading.Event()
+        self._welcome = threading.Event()
         self._rank0_ended = threading.Event()  # as it should, as far as it knows
         self._on_other_failed = on_other_failed
         self._reporting = False
         self._send("hello", token=address["token"], rank=rank, host=get_hostname(), pid=os.getpid())
         threading.Thread(target=self._listen, name="rank watch", daemon=True).start()
+        if not self._welcome.wait(_CONNECT_SECS):
+            raise OSError(f"no answer on port {address['port']} within {_CONNECT_SECS:.0f} s")
         threading.Thread(target=self._tell_progress, name="rank watch progress", daemon=True).start()
 
     # ---- for the training
@@ -508,7 +513,9 @@ class RankWatch:
             *lines, received = received.split(b"\n")
             for line in lines:
                 message: Message = json.loads(line)
-                if message["kind"] == "closing":
+                if message["kind"] == "welcome":
+                    self._welcome.set()
+                elif message["kind"] == "closing":
                     self._rank0_ended.set()
                 elif message["kind"] == "first":
                     self._on_first(RankFailure.from_dict(message["failure"]))

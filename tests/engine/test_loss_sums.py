@@ -1,0 +1,67 @@
+"""Losses of several ranks together."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from returnn.engine.losses import LossAccumulator
+from returnn.frontend.loss import Loss
+
+
+def accumulated(
+    steps: list[dict[str, tuple[float, float | None]]], dtype: torch.dtype = torch.float32
+) -> LossAccumulator:
+    """:return: with these losses; per step by name value and norm factor"""
+    res = LossAccumulator()
+    for i, step in enumerate(steps):
+        res.add(
+            {k: Loss(loss=torch.tensor(v, dtype=dtype), name=k, inv_norm_factor=n) for k, (v, n) in step.items()}, i
+        )
+    return res
+
+
+#: Like losses: float32, not too different in size.
+VALUES = st.floats(0.001953125, 65536.0, width=32)
+STEPS = st.lists(st.tuples(VALUES, st.integers(1, 5000)), max_size=40)
+
+
+@given(steps=STEPS, num_ranks=st.integers(1, 6))
+def test_any_number_of_ranks_gives_the_score_of_one_process_to_the_last_bit(
+    steps: list[tuple[float, int]], num_ranks: int
+) -> None:
+    losses: list[dict[str, tuple[float, float | None]]] = [{"ce": (v, float(n))} for v, n in steps]
+    parts = [accumulated(losses[rank::num_ranks]).sums() for rank in range(num_ranks)]
+    merged = LossAccumulator.of_sums(parts)
+    assert merged.means() == accumulated(losses).means()
+    assert merged.num_steps == len(steps)
+
+
+def test_losses_that_only_some_ranks_have() -> None:
+    parts = [
+        accumulated([]).sums(),
+        accumulated([{"ce": (3.0, 2.0), "fer": (1.0, None)}]).sums(),
+        accumulated([{"ce": (5.0, 2.0)}, {"aux": (1.0, 4.0), "ce": (1.0, 1.0)}]).sums(),
+    ]
+    merged = LossAccumulator.of_sums(parts)
+    assert merged.means() == {"ce": 9.0 / 5.0, "fer": 1.0, "aux": 0.25}
+    assert list(merged.means()) == ["ce", "fer", "aux"]
+    assert merged.num_steps == 3
+
+
+def test_no_data_anywhere() -> None:
+    merged = LossAccumulator.of_sums([accumulated([]).sums(), accumulated([]).sums()])
+    assert merged.num_steps == 0 and merged.means() == {}
+
+
+def test_inf_and_nan() -> None:
+    parts = [
+        accumulated([{"a": (math.inf, 1.0), "b": (1.0, 1.0)}]).sums(),
+        accumulated([{"a": (-math.inf, 1.0)}]).sums(),
+    ]
+    merged = LossAccumulator.of_sums(parts)
+    assert math.isnan(merged.means()["a"]) and merged.means()["b"] == 1.0
+    assert merged.nonfinite_steps == [0, 0]
