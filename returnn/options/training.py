@@ -27,7 +27,7 @@ declare(
         "random_seed",
         "int",
         42,
-        "Seed of the model initialisation and of the loader workers.",
+        "Seed of the model initialisation, of the loader workers, and (mainline dialect, or several ranks) of each epoch.",
         tasks=("train", "forward", "eval", "initialize_model"),
     ),
     Option(

@@ -9,7 +9,8 @@ Training, per epoch::
     eval_model            each eval dataset the same without update
     cleanup_old_models
 
-The methods, their signatures and the private attribute names are API: custom engines override and read them.
+The passes over data are in :mod:`returnn.torch.train_passes`, ``eval_passes`` and ``forward_passes``; here are their set-up and
+the checkpoints. The methods, their signatures and the private attribute names are API: custom engines override and read them.
 """
 
 from __future__ import annotations
