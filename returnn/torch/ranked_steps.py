@@ -36,14 +36,10 @@ class RankedSteps(LossSteps, StepReports):
         if ctx is None or self._ranks is not None:
             return
         assert self._model is not None
-        updater_is_ours = isinstance(self._updater, Updater) and type(self._updater).step is Updater.step
-        step_is_ours = type(self).run_train_step is LossSteps.run_train_step
         self._ranks = RankedTraining(
             ctx,
             model=self._model,
             step=self._step_module or self._plain_step,
-            updater=self._updater,
-            own_steps=not (updater_is_ours and step_is_ours),
             seeds=(self._start_epoch or 1, self._train_step, self._options.random_seed),
             sharded=self._sharded,
         )
@@ -66,6 +62,9 @@ class RankedSteps(LossSteps, StepReports):
             return super()._even_batches(batches, name)
         self._connect_ranks()  # if init_train of the user's engine did not
         assert self._ranks is not None
+        updater_is_ours = isinstance(self._updater, Updater) and type(self._updater).step is Updater.step
+        step_is_ours = type(self).run_train_step is LossSteps.run_train_step
+        self._ranks.connect(self._updater, own_steps=not (updater_is_ours and step_is_ours))
         return self._ranks.even_batches(batches, self._complete_frac_of_loader)
 
     def _complete_frac_of_loader(self) -> float | None:

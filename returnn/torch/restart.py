@@ -88,13 +88,15 @@ class RestartState:
 
         :return: whether the checkpoint had them
         """
-        if self.rng is None and (self.rng_of_others or state.rank):
+        num_ranks = len(self.rng_of_others) + 1
+        if num_ranks != state.world_size and (self.rng is not None or state.rank):
             print(
-                f"The checkpoint was written with {len(self.rng_of_others) + 1} ranks, now there are {state.world_size}: "
-                "random numbers differ from those of the run before.",
+                f"The checkpoint was written by {num_ranks} processes, now there are {state.world_size}: "
+                "random numbers (dropout) differ from those of an uninterrupted run.",
                 file=log.v3,
             )
-            return False
+            if self.rng is None:
+                return False
         if self.rng is None:
             print(
                 "The checkpoint has no state of the random generators (older version, or another program): "

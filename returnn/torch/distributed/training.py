@@ -44,8 +44,6 @@ class RankedTraining:
         *,
         model: torch.nn.Module,
         step: Step,
-        updater: Any,
-        own_steps: bool,
         seeds: tuple[int, int, int],
         sharded: Any = None,
     ):
@@ -55,9 +53,6 @@ class RankedTraining:
         :param ctx: the ranks, with the options
         :param model: the user's, on its device
         :param step: calls the user's step function
-        :param updater: of the engine: an Updater, a dict or list of them, or what a custom engine has. Any: see there
-        :param own_steps: a custom engine computes losses and updates in its own way: only right before an update, gradients are
-            brought together
         :param seeds: epoch, step and the option random_seed, for the random generators of torch
         :param sharded: the ShardedModel, with class "fsdp". Any: it is imported only then
         :raises UserError: the model or the options do not fit
@@ -68,12 +63,12 @@ class RankedTraining:
         self._step = step
         self._is_sharded = sharded is not None
         self._uneven = self._options.uneven
+        self._check_join()
         if sharded is None:
             check_same_model(ctx, model)
             broadcast_model(ctx, model)
         self._mode: GradientMode = make_gradient_mode(ctx, model) if sharded is None else ShardedGradients(sharded)
-        self._check_join(own_steps)
-        self._norms = GlobalNorms(ctx) if self._options.loss_normalization == "global" and not own_steps else None
+        self._norms = GlobalNorms(ctx) if self._options.loss_normalization == "global" else None
         self._pass: EvenSteps[Any] | None = None
         self._had_data = False  # since the last time the parameters were averaged
         #: time in the user's step function in this pass, which does not wait for other ranks
@@ -82,9 +77,9 @@ class RankedTraining:
         self._noise.manual_seed(merge_random_seeds(seeds, num_bytes=4))
         if ctx.rank:
             torch.manual_seed(merge_random_seeds([*seeds, ctx.rank], num_bytes=4))
-        self._connect(updater)
+        self._connected: list[Any] = []
 
-    def _check_join(self, own_steps: bool) -> None:
+    def _check_join(self) -> None:
         if self._uneven != "join":
             return
         for name, module in self._model.named_modules():
@@ -94,23 +89,33 @@ class RankedTraining:
                     expected=f'"uneven": "stop", since {name or "the model"} is a SyncBatchNorm, which needs data on all ranks in each step',
                     got=self._uneven,
                 )
-        if own_steps:
+
+    def connect(self, updater: Any, *, own_steps: bool) -> None:
+        """
+        Before each epoch, since custom engines may make their updaters late: let all updates wait for the gradients of the other ranks.
+
+        :param updater: of the engine: an Updater, a dict or list of them, or what a custom engine has. Any: see there
+        :param own_steps: a custom engine computes losses and updates in its own way: only right before an update, gradients are
+            brought together
+        :raises ModelError: there is no way to do so
+        """
+        if own_steps and self._uneven == "join":
             print(
                 'Note: the engine of the config has its own training steps, which cannot be done without data: uneven = "stop" is '
                 "used, so the epoch ends with the first rank that has no data left.",
                 file=log.v2,
             )
             self._uneven = "stop"
-
-    def _connect(self, updater: Any) -> None:
-        """Let all updates wait for the gradients of the other ranks. :param updater: see the constructor"""
         ours = all_updaters(updater)
-        for item in ours:
-            item.connect_ranks(self._mode.reduce_gradients, noise_generator=self._noise)
         items = list(updater.values()) if isinstance(updater, dict) else updater
         for item in items if isinstance(items, (list, tuple)) else [items]:
-            if item in ours and type(item).step is Updater.step:
+            if any(item is other for other in self._connected):
                 continue
+            self._connected.append(item)
+            if any(item is other for other in ours):
+                item.connect_ranks(self._mode.reduce_gradients, noise_generator=self._noise)
+                if type(item).step is Updater.step:
+                    continue
             optimizer = item if isinstance(item, torch.optim.Optimizer) else getattr(item, "optimizer", None)
             if not isinstance(optimizer, torch.optim.Optimizer):
                 raise ModelError(
