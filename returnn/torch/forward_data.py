@@ -64,13 +64,15 @@ def read_as_it_is(loader: Loader) -> None:
     loader.options = dataclasses.replace(loader.options, starts_epoch=False)
 
 
-def keep_order_of_ranks(loader: Loader, num_ranks: int) -> None:
+def keep_order_of_ranks(loader: object, num_ranks: int) -> None:
     """
     With several ranks, the place of a sequence in the dataset must be known from its place among those of its rank.
 
-    :param loader: not yet in use
+    :param loader: not yet in use. One of a custom engine is left alone
     :param num_ranks: number of processes that forward
     """
+    if not isinstance(loader, Loader):
+        return
     if num_ranks > 1 and loader.num_workers > 1 and not loader.options.is_global:
         print(
             f"Dataset {loader.name!r}: one worker process per rank instead of {loader.num_workers}, so that the results "
@@ -90,6 +92,8 @@ def positions_of_batch(data: Mapping[str, Any], loader: object, *, rank: int, nu
         parts count as taken in turn
     """
     idxs = [int(idx) for idx in data["seq_idx"]]
-    if isinstance(loader, Loader) and loader.options.is_global and loader.options.num_ranks > 1:  # whole batches are dealt to the ranks
+    if (
+        isinstance(loader, Loader) and loader.options.is_global and loader.options.num_ranks > 1
+    ):  # whole batches are dealt to the ranks
         return idxs
     return [idx * num_ranks + rank for idx in idxs]

@@ -20,7 +20,7 @@ import torch
 from returnn import frontend
 from returnn.datasets.basic import Dataset
 from returnn.engine.report import PassReport, with_first_batch_notice
-from returnn.errors import ConfigError, DatasetError, DeviceMemoryError
+from returnn.errors import ConfigError, DatasetError, DeviceMemoryError, NotSupportedError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
@@ -121,8 +121,8 @@ class ForwardPasses(StepReports, AveragedWeights):
         if self._forward_loader_is_ready and options.sort_dataset:
             sort_by_length(self.forward_dataset)
         self._forward_dataloader = self._create_data_loader(self.forward_dataset)
+        keep_order_of_ranks(self._forward_dataloader, self._rank_and_size[1])
         if isinstance(self._forward_dataloader, Loader):  # a custom engine may have another one
-            keep_order_of_ranks(self._forward_dataloader, self._rank_and_size[1])
             self._forward_dataloader.prepare()
 
     @property
@@ -182,8 +182,15 @@ class ForwardPasses(StepReports, AveragedWeights):
         :param dataset_init_epoch: start the epoch of the dataset; False: it has its order already, which is kept
         :param allow_skipping_seqs: whether min_seq_length and max_seq_length may drop sequences
         :raises ConfigError: they may, but must not
+        :raises NotSupportedError: the model is sharded over the ranks (FSDP)
         """
         assert self._model is not None, "there is no model yet: call init_forward or init_train first"
+        if getattr(self, "_sharded", None) is not None:
+            # forward_step may call its modules a different number of times on each rank, e.g. in a search.
+            raise NotSupportedError(
+                "forward_with_callback is not supported with a model that is sharded over the ranks for its training. "
+                'Use the task forward with its checkpoint, where each rank has the whole model: task = "forward".'
+            )
         self._check_skipping(allow_skipping_seqs)
         callback = make_callback(callback)
         options = self._read_forward_options()

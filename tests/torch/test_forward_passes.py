@@ -17,7 +17,7 @@ import returnn.torch.engine
 from returnn._state import process_state_ctx
 from returnn.config import Config
 from returnn.datasets import init_dataset
-from returnn.errors import ConfigError, DatasetError, DeviceMemoryError, ModelError
+from returnn.errors import ConfigError, DatasetError, DeviceMemoryError, ModelError, NotSupportedError
 from returnn.forward_iface import ForwardCallbackIface
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
@@ -170,6 +170,14 @@ def test_forward_with_callback_on_a_dataset_of_the_caller(capsys: pytest.Capture
     engine.forward_with_callback(dataset=dataset, callback=callback)
     assert callback.calls[1:-1] == ["seq-1", "seq-3", "seq-0", "seq-4", "seq-2"]
     _check(callback, engine)
+
+
+def test_a_model_that_is_sharded_for_its_training_is_refused() -> None:
+    engine = Engine(config=_config())
+    engine.init_forward()
+    engine._sharded = object()  # type: ignore[assignment]
+    with pytest.raises(NotSupportedError, match="sharded over the ranks.*Use the task forward with its checkpoint"):
+        engine.forward_with_callback(dataset=init_dataset(_dataset()), callback=Callback())
 
 
 def test_forward_with_callback_after_training() -> None:
