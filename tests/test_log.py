@@ -221,6 +221,31 @@ def test_init_by_config(tmp_path: Path) -> None:
         log.init_by_config(Config({"use_horovod": True}))
 
 
+def test_ranks_other_than_0_show_only_warnings_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with process_state_ctx(rank=2, world_size=4, shown_warnings=set()):
+        log = Log()
+        file = str(tmp_path / "x.log")
+        log.init_by_config(Config({"log": [file, f"|cat > {tmp_path}/pipe"], "log_verbosity": [5, 5, 5]}))
+        print("start", file=log.v1)
+        print("step", file=log.v5)
+        print("Warning: two\nlines", file=log.v2)
+        log.print_warning("once")
+        with log.same_on_all_ranks():
+            print("Warning: unknown option", file=log.v1)
+        logging.getLogger("returnn").error("bad")
+    assert capsys.readouterr().out == "[rank 2] Warning: two\n[rank 2] lines\n[rank 2] WARNING: once\n[rank 2] bad\n"
+    text = (tmp_path / "x.torch-distrib-2-4.log").read_text()
+    assert text == "start\nstep\nWarning: two\nlines\nWARNING: once\nWarning: unknown option\nbad\n"
+    assert not (tmp_path / "pipe").exists()
+
+
+def test_verbosity_of_other_ranks_without_log_file() -> None:
+    log = Log()
+    with process_state_ctx(rank=1, world_size=2):
+        log.initialize(verbosity=[5])
+    assert log.verbose == [True, True, True, False, False, False]  # so that steps need not fetch losses for nothing
+
+
 @pytest.mark.parametrize(
     "args, targets, levels",
     [

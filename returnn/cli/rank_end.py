@@ -154,7 +154,7 @@ class EndGuard:
         text = f"{self._reason}; ended by force, since the main thread did not end{place}"
         if first is not None and first.rank != state.rank:
             text += f"; because {first}"
-        write_error_file(text, first=first)
+        write_error_file(text, first=first, is_stop=True)
         _say(text)
         leave(self._exit_code)
 
@@ -189,7 +189,7 @@ def note_failure(exc: BaseException, *, sentence: str, report: str, is_stop: boo
             first = watch.report(exc, sentence, is_stop=is_stop)
             first = None if first.rank == state.rank and first.kind != "hang" else first
         if first is None:
-            write_error_file(report)
+            write_error_file(report, is_stop=is_stop)
         else:
             write_error_file(cause_text(first, own_sentence(exc, sentence)), first=first)
     return first

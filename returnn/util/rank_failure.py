@@ -86,7 +86,7 @@ def prefix_lines(text: str) -> str:
     return "".join(prefix + line for line in text.splitlines(keepends=True)) if prefix else text
 
 
-def write_error_file(report: str, *, first: RankFailure | None = None) -> None:
+def write_error_file(report: str, *, first: RankFailure | None = None, is_stop: bool = False) -> None:
     """
     Tell torchrun's agent what happened, for its final report. Without the agent nothing happens.
 
@@ -95,6 +95,7 @@ def write_error_file(report: str, *, first: RankFailure | None = None) -> None:
 
     :param report: traceback and sentence; the sentence last
     :param first: the first failure of all, if that is another rank's
+    :param is_stop: this rank was told to end, so another reason is more interesting
     """
     path = os.environ.get(ERROR_FILE_VARIABLE)
     if not path:
@@ -102,6 +103,8 @@ def write_error_file(report: str, *, first: RankFailure | None = None) -> None:
     timestamp = int(time.time())
     if first is not None and first.rank != state.rank:
         timestamp = max(timestamp, int(first.time)) + 2
+    elif is_stop:
+        timestamp += 2
     sentence = report.strip().rsplit("\n", 1)[-1]
     message = {"message": sentence, "extraInfo": {"py_callstack": report.rstrip("\n"), "timestamp": str(timestamp)}}
     temp = f"{path}.tmp{os.getpid()}"
