@@ -239,6 +239,7 @@ def worker_main(
     state.in_worker = True
     state.rank, state.world_size = rank_and_size
     options: SourceOptions | None = None
+    where = "the dataset for the first time"
     try:
         try:
             dataset, options = loads_in_worker(payload)
@@ -248,9 +249,10 @@ def worker_main(
             if not options.is_global:
                 state.num_workers = num_workers
             if options.worker_init_fn is not None:
+                where = "nothing yet, in worker_init_fn"
                 options.worker_init_fn(worker_id)
         except BaseException as exc:
-            conn.send(("error", None, RemoteError.from_exception(exc, where="the dataset for the first time")))
+            conn.send(("error", None, RemoteError.from_exception(exc, where=where)))
             return
         conn.send(("ready", _peak_memory_bytes()))
         _Server(conn, dataset, options, num_slots).serve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
@@ -184,7 +185,31 @@ def test_dataloader_opts_without_effect(make_loader: MakeLoader, capsys: pytest.
     with process_state_ctx(shown_warnings=set()):
         for _ in range(2):
             make_loader(PerSeqDataset([3]), unused_keys=("timeout", "drop_last"))
-    assert capsys.readouterr().out == "WARNING: torch_dataloader_opts: without effect here: timeout, drop_last.\n"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        "WARNING: torch_dataloader_opts: without effect here: timeout (a worker that died is noticed"
+    )
+    assert line.endswith(", drop_last (the option for this is batch_drop_last).")
+
+
+def test_worker_init_fn(make_loader: MakeLoader, tmp_path: Path) -> None:
+    init = functools.partial(_note_worker, str(tmp_path))
+    loader = make_loader(PerSeqDataset([3, 4, 5]), 2, worker_init_fn=init)
+    for _ in range(2):
+        assert len(list(loader)) == 2
+    assert sorted(os.listdir(tmp_path)) == ["0", "1"]  # once per process, not per pass
+    loader = make_loader(PerSeqDataset([3]), 1, worker_init_fn=_fail_to_start)
+    with pytest.raises(WorkerError, match="ValueError: no such worker 0.*worker_init_fn"):
+        list(loader)
+
+
+def _note_worker(folder: str, worker_id: int) -> None:
+    with open(os.path.join(folder, str(worker_id)), "x"):
+        pass
+
+
+def _fail_to_start(worker_id: int) -> None:
+    raise ValueError(f"no such worker {worker_id}")
 
 
 def _draws_of(func: Callable[[], Any]) -> int:
