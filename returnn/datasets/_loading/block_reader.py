@@ -74,12 +74,12 @@ class BlockReader:
         bounds = numpy.concatenate([[0], numpy.asarray(ends, dtype=numpy.int64)])
         parts = self._collate(data, items, source, bounds)
         seq_idxs = items.seq_idx.tolist()
-        total = ctx.stats.num_seqs or 1
         block = Block([], [])
         if ctx.options.custom is not None:
-            lasts = numpy.maximum.reduceat(positions, bounds[:-1]).tolist()
+            lasts = numpy.maximum.reduceat(positions, bounds[:-1])
         else:
-            lasts = positions[bounds[1:] - 1].tolist()
+            lasts = positions[bounds[1:] - 1]
+        fracs = ctx.complete_fracs(lasts, ctx.stats.num_seqs or 1)
         edges = bounds.tolist()
         for b, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
             batch: NumpyBatch = {}
@@ -90,9 +90,8 @@ class BlockReader:
                     frames[part.key], padded[part.key] = part.frames[b], part.rows[b]
             batch["seq_idx"] = seq_idxs[start:end]
             batch["seq_tag"] = tags[start:end]
-            frac = ctx.complete_frac(lasts[b], total)
             block.batches.append(batch)
-            block.infos.append(BatchInfo(end - start, frames, padded, frac))
+            block.infos.append(BatchInfo(end - start, frames, padded, fracs[b]))
         return block
 
     def _collate(

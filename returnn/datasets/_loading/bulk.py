@@ -36,7 +36,9 @@ def iter_blocks_bulk(ctx: PassContext, keys: BulkKeys, alloc: Alloc) -> Iterator
             num_bytes += keys.frame_bytes[key] * (items.lens[key] if key in items.lens else 1)
         bytes_until = numpy.cumsum(num_bytes)
         starts = [0, *ends[:-1]]
-        mine = [b for b in range(len(ends)) if options.takes_batch(first_batch + b)]
+        mine = list(range(len(ends)))
+        if options.is_global:
+            mine = [b for b in mine if options.takes_batch(first_batch + b)]
         first_batch += len(ends)
         i = 0
         while i < len(mine):

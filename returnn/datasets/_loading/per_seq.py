@@ -212,5 +212,5 @@ def iter_blocks_per_seq(ctx: PassContext) -> Iterator[Block]:
     else:
         batches = _made_batches(ctx, custom)
     for batch_idx, (samples, frac) in enumerate(batches):
-        if ctx.options.takes_batch(batch_idx):
+        if not ctx.options.is_global or ctx.options.takes_batch(batch_idx):
             yield make_block(samples, frac)

@@ -236,6 +236,13 @@ class PassContext:
             position += self.options.num_ranks - 1 - self.options.rank
         return min((position + 1) / num_seqs, 1.0)
 
+    def complete_fracs(self, positions: numpy.ndarray, num_seqs: int) -> list[float]:
+        """:return: :meth:`complete_frac` of many"""
+        if self.shard_count > 1:
+            positions = positions + (self.options.num_ranks - 1 - self.options.rank)
+        fracs: list[float] = numpy.minimum((positions + 1) / num_seqs, 1.0).tolist()
+        return fracs
+
     def check_keys(self, known: Sequence[str]) -> None:
         """Note limits for keys that no data has. :param known: keys of the data"""
         for option, key in self.options.len_filter.unknown_keys(known):
