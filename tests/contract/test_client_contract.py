@@ -222,6 +222,60 @@ def test_training_job_resumes_with_the_same_command(training: Training) -> None:
 
 
 @pytest.mark.slow
+def test_training_job_on_several_devices(tmp_path: Path) -> None:
+    """ReturnnTrainingJob with several processes per node: the same files, the same restart, reports of rank 0 only."""
+    work_dir, out_dir = tmp_path / "work", tmp_path / "output"
+    work_dir.mkdir()
+    config = _write_config(
+        out_dir,
+        f"""
+        task = "train"
+        model = {str(out_dir / "models" / "epoch")!r}
+        learning_rate_file = "learning_rates"
+        num_epochs = 3
+        batch_size = 500
+        num_workers_per_gpu = 0
+        optimizer = {{"class": "adamw"}}
+        learning_rates = [0.01, 0.05, 0.001]
+        train = {{"class": "Task12AXDataset", "num_seqs": 20}}
+        dev = {{"class": "Task12AXDataset", "num_seqs": 8, "fixed_random_seed": 1}}
+        use_horovod = False
+        torch_distributed = {{}}
+        backend = "torch"
+        """,
+        "from my_net import train_step",
+    )
+    options = ["--standalone", "--nnodes=1", "--nproc-per-node=2", "--tee=3"]
+    command = [sys.executable, "-mtorch.distributed.run", *options, str(ROOT / "rnn.py"), str(config)]
+    env = {"MODEL_DIR": str(out_dir / "models")}
+    first = run_program(command, cwd=work_dir, env={**env, "CRASH": "1"}, check=False, timeout=120)
+    assert first.returncode == 1
+    assert "SystemError: node failure" in first.stderr.split("Root Cause")[1]
+    second = run_program(command, cwd=work_dir, env=env, timeout=120)
+    assert "[default0]:start epoch 3 with" in second.stdout and "start epoch 2 with" not in second.stdout
+    assert "[default1]" not in second.stdout + second.stderr
+    models, learning_rates = json.loads((work_dir / "seen.json").read_text())
+    assert "epoch.001.pt" in models and "EpochData" in learning_rates
+    data = client_code.read_learning_rates(work_dir / "learning_rates")
+    assert client_code.finished_epochs(data) == [1, 2, 3]
+    checkpoint = client_code.best_checkpoint(
+        out_dir / "models", work_dir / "learning_rates", "dev_loss_ctc", 0, tmp_path
+    )
+    assert torch.load(checkpoint)["epoch"] in data
+    logs = [f"returnn.torch-distrib-{rank}-2.log" for rank in range(2)]
+    assert sorted(path.name for path in work_dir.glob("*.log")) == logs
+    assert (work_dir / logs[1]).read_text().count("train epoch 1, step:0") == 1
+
+
+@pytest.mark.slow
+def test_horovod_is_refused_with_what_to_use(tmp_path: Path) -> None:
+    config = _write_config(tmp_path, 'task = "nop"\nuse_horovod = True', "")
+    result = run_rnn(str(config), cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    assert '"use_horovod" is not supported' in result.stderr and "torch.distributed.run" in result.stderr
+
+
+@pytest.mark.slow
 def test_learning_rate_file_has_only_allowed_names(training: Training) -> None:
     names = {node.id for node in ast.walk(ast.parse(training.learning_rates.read_text())) if isinstance(node, ast.Name)}
     assert names <= {"EpochData", "nan", "inf", "np"}
