@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from returnn._state import state
 from returnn.config import Config, get_global_config
 from returnn.datasets import init_dataset
 from returnn.engine import model_files
@@ -303,6 +304,8 @@ class EngineBase:
 
         :param ask_for_confirmation: ask on the terminal before deleting
         """
+        if state.rank != 0:  # rank 0 does it, and says so
+            return
         options = CheckpointOptions.from_config(self.config)
         existing = self.get_existing_models(self.config)
         existing = {ep: path for ep, path in existing.items() if os.path.isfile(path + model_files.MODEL_POSTFIX)}

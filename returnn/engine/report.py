@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TextIO, TypeVar, cast
 
+from returnn._state import state
 from returnn.log import log
 from returnn.util.time_format import hms
 
@@ -163,7 +164,7 @@ class PassReport:
         self._last_refresh = 0.0
 
     def __enter__(self) -> PassReport:
-        if log.initialized and log.verbose and log.verbose[3] and sys.stdout.isatty():
+        if log.initialized and log.verbose and log.verbose[3] and sys.stdout.isatty() and state.rank == 0:
             from tqdm import tqdm
 
             # percent and ETA come from complete_frac, since the number of steps is not known in advance
@@ -274,7 +275,8 @@ class PassReport:
             return f"{self.prefix}: {shown}" if shown else None
         elapsed = max(time.monotonic() - self._start, 1e-6)
         parts = [
-            f"{stats.num_seqs_seen} seqs in {stats.num_batches} batches",
+            (f"rank {state.rank}: " if state.world_size > 1 else "")
+            + f"{stats.num_seqs_seen} seqs in {stats.num_batches} batches",
             f"{stats.num_seqs_seen / elapsed:.0f} seqs/s",
         ]
         if stats.padding_ratio is not None:

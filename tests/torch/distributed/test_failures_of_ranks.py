@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import ROOT, program_env, write_config
+from tests.contract import client_code
+from tests.helpers import ROOT, program_env, run_rnn, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
@@ -29,6 +32,7 @@ import torch
 device = "cpu"
 train = {"class": "Task12AXDataset", "num_seqs": 24}
 dev = {"class": "Task12AXDataset", "num_seqs": 3, "fixed_random_seed": 1}
+eval_datasets = {"tiny": {"class": "Task12AXDataset", "num_seqs": 1, "fixed_random_seed": 2}}  # less than ranks
 batch_size = 400
 optimizer = {"class": "adam"}
 learning_rate = 0.01
@@ -190,6 +194,17 @@ def _assert_same_result(folder: Path, reference: Path) -> None:
 
 def _last_line(text: str) -> str:
     return [line for line in text.splitlines() if line.strip(" =")][-1]
+
+
+def test_scores_are_those_of_one_process(reference: Path, tmp_path: Path) -> None:
+    for name in ("my.config", "learning_rates"):
+        shutil.copy(reference / name, tmp_path)
+    shutil.copytree(reference / "models", tmp_path / "models")
+    out = run_rnn("my.config", "++task", "eval", "++load_epoch", "3", "++dry_run", "True", cwd=tmp_path).stdout
+    scores = client_code.read_learning_rates(reference / "learning_rates")[3]["error"]
+    for name in ("dev", "tiny"):
+        match = re.search(rf"^Epoch 3 evaluation: {name}: ce: ([\d.]+)$", out, re.MULTILINE)
+        assert match and float(match.group(1)) == pytest.approx(scores[f"{name}_loss_ce"], abs=6e-6), out
 
 
 def test_a_rank_raises_and_the_next_start_goes_on(tmp_path: Path, reference: Path, runs: list[Run]) -> None:
