@@ -12,6 +12,8 @@ import torch
 
 from returnn.engine.losses import LossAccumulator
 from returnn.errors import ModelError, OptionError
+from returnn.frontend.run_ctx import Loss
+from returnn.torch.optim.gradients import _without_nonfinite
 from returnn.torch.updater import Updater
 from returnn.util.math import PiecewiseLinear, merge_random_seeds
 from tests.torch.test_updater import make_batches, make_loss, make_model, make_updater, params_of, plain_loop
@@ -205,6 +207,15 @@ def test_norm_of_a_skipped_update_is_not_reported(config: dict[str, Any]) -> Non
         updater.create_grad_scaler()
     updater.step(make_loss(model, make_batches(1)[0]) * float("nan"))
     assert not updater.take_losses()
+
+
+def test_norm_of_an_update_that_only_the_device_knows_to_be_skipped() -> None:
+    losses = LossAccumulator()
+    for step, value in enumerate((3.0, float("inf"), float("nan"), 5.0)):
+        loss = Loss(*_without_nonfinite(torch.tensor(value), "grad_norm:p2"), as_error=True)
+        losses.add({"grad_norm:p2": loss}, step)
+    assert losses.means() == {"grad_norm:p2": 4.0}
+    assert not losses.nonfinite_steps
 
 
 def test_hooks_learn_of_updates_and_skipped_ones() -> None:

@@ -80,16 +80,17 @@ def grad_norm_loss(norm: torch.Tensor, order: float) -> dict[str, Loss] | None:
     :return: by name, with norm factor 1, never optimised. A norm of inf or nan (that update was skipped) does not count, so that
         it does not hide the others of the epoch
     """
-    weight: float | torch.Tensor = 1.0
-    if norm.device.type == "cpu":
-        if not math.isfinite(norm.item()):
-            return None
-    else:  # no synchronisation with the device
-        finite = torch.isfinite(norm)
-        norm = torch.where(finite, norm, torch.zeros_like(norm))
-        weight = torch.where(finite, 1.0, _NO_WEIGHT)
     name = f"grad_norm:p{order:g}"
-    return {name: Loss(norm.detach(), name, 0.0, weight, as_error=True)}
+    norm = norm.detach()
+    if norm.device.type != "cpu":
+        return {name: Loss(*_without_nonfinite(norm, name), as_error=True)}
+    return {name: Loss(norm, name, 0.0, 1.0, as_error=True)} if math.isfinite(norm.item()) else None
+
+
+def _without_nonfinite(norm: torch.Tensor, name: str) -> tuple[torch.Tensor, str, float, torch.Tensor]:
+    """:return: arguments of a Loss that does not count if the norm is inf or nan; the device need not tell whether it is"""
+    finite = torch.isfinite(norm)
+    return torch.where(finite, norm, torch.zeros_like(norm)), name, 0.0, torch.where(finite, 1.0, _NO_WEIGHT)
 
 
 def found_in(norm: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from returnn.torch.distributed.tensors import is_sharded_model
 from returnn.torch.optim.factory import OptimizerClass
 
 __all__ = ["implementation_args"]
@@ -60,6 +61,7 @@ def implementation_args(
     if (
         optimizer_class in _SAME_NUMBERS_ON_CPU
         and all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64) for p in params)
+        and not is_sharded_model(network)
         and sum(p.numel() for p in params) <= _MAX_MEAN_SIZE_ON_CPU * len(params)
     ):
         return {"foreach": True}
