@@ -105,9 +105,10 @@ class StepReports(ObservedPasses):
         :param name: of the dataset, for the observers; None: they are not told
         :param data: raw batch; None: a step without data
         """
-        observers = self._observers if name is not None and data is not None else ()
+        # Also of steps without data: all ranks count the same steps.
+        observers = self._observers if name is not None else ()
         shown = report.wants_numbers
-        wanted = name is not None and losses_are_wanted(observers, name, step=step, global_step=self._train_step)
+        wanted = bool(observers) and losses_are_wanted(observers, name or "", step=step, global_step=self._train_step)
         means: Mapping[str, float] | None = None
         if losses is not None and (shown or wanted):
             means = losses.last_step().means()
