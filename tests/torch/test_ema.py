@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from returnn._state import process_state_ctx
-from returnn.errors import CheckpointError
+from returnn.config import Config
+from returnn.errors import CheckpointError, NotSupportedError
 from returnn.log import log
 from returnn.options.ema import EmaOptions
-from returnn.torch.ema import WeightAverage
+from returnn.torch.ema import AveragedWeights, WeightAverage
 from returnn.torch.engine import Engine
 from tests.tools.tool_program import run_tool
 from tests.torch.test_engine import _config, _params, _scores, _train
@@ -229,6 +230,15 @@ def test_training_goes_on_without_averages_in_the_checkpoint(capsys: pytest.Capt
     _train(_config(num_epochs=2, ema=_EMA))
     assert "the checkpoint has no averages (ema), they start with its weights" in capsys.readouterr().out
     assert "ema" in torch.load("models/epoch.002.pt", weights_only=True)
+
+
+def test_models_in_shards_are_refused() -> None:
+    part_of_engine = AveragedWeights()
+    part_of_engine.config = Config({"ema": _EMA})
+    part_of_engine._model = make_model()
+    next(part_of_engine._model.parameters()).full_tensor = None  # type: ignore[attr-defined]  # as a DTensor has it
+    with pytest.raises(NotSupportedError, match='option "ema" is not supported for models in shards'):
+        part_of_engine._start_averages()
 
 
 def test_average_as_start_of_another_training() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,16 @@ def test_keyed_function_arguments() -> None:
         StepFunction({1: 2.0})()
     with pytest.raises(ValueError, match="at least one value"):
         StepFunction({})
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"kw_name": "epoch"}, {"kw_name": "epoch", "ignore_other_kwargs": True}])
+@pytest.mark.parametrize("cls", [PiecewiseLinear, StepFunction])
+def test_repr_round_trips(cls: type[PiecewiseLinear], kwargs: dict[str, Any]) -> None:
+    func = cls({1: 0.1, 2.5: 1e-05, 10: 3}, **kwargs)
+    again = eval(repr(func), {"PiecewiseLinear": PiecewiseLinear, "StepFunction": StepFunction})
+    assert repr(again) == repr(func)
+    for x in (0, 1, 1.7, 2.5, 9, 11):
+        assert (again(epoch=x) == func(epoch=x)) if kwargs else (again(x) == func(x))
 
 
 def test_integers() -> None:
