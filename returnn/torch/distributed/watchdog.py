@@ -49,6 +49,8 @@ PROGRESS_SECS = 2.0
 #: How long rank 0 waits for the others to end before it ends itself.
 LINGER_SECS = 5.0
 _CONNECT_SECS = 60.0
+#: Connections to each other rank: three groups of gloo, and ours.
+_FILES_PER_RANK = 4
 _MAX_MESSAGE_BYTES = 1 << 16
 _STORE_KEY = "returnn/rank_watch"
 _LEFT = "it ended without an error, but the other ranks still needed it."
@@ -324,7 +326,12 @@ def _listen() -> socket.socket:
 
 
 def _allow_many_files(num: int) -> None:
-    """Rank 0 has one connection per rank; the usual limit is 1024 files."""
+    """
+    Raise our limit of open files (usually 1024), as far as the system allows. Each group of gloo connects each rank with
+    each other one, and rank 0 has the connections of this module.
+
+    :param num: that many more than usual
+    """
     if sys.platform == "win32":
         return
     import resource
@@ -374,8 +381,8 @@ class RankWatch:
         self.rank = rank
         self._is_peer_error = is_peer_error
         self._hub: WatchHub | None = None
+        _allow_many_files(size * _FILES_PER_RANK)
         if rank == 0:
-            _allow_many_files(size)
             token = secrets.token_hex(16)
             self._hub = WatchHub(token=token, timeout_secs=timeout_secs, on_line=on_line)
             store.set(_STORE_KEY, json.dumps({"host": host, "port": self._hub.port, "token": token}))
