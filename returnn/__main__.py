@@ -170,6 +170,10 @@ def init_engine() -> None:
     from returnn.errors import ModelError
 
     print("Using custom engine from config", file=log.v5)
+    if state.world_size > 1:  # it may have no constructor of ours
+        from returnn.torch.distributed.context import init_distributed
+
+        init_distributed(conf)
     new_engine = custom_engine(config=conf)
     if not isinstance(new_engine, EngineBase):
         raise ModelError(

@@ -36,6 +36,9 @@ __all__ = ["DistributedContext", "get_distributed", "init_distributed", "shutdow
 
 T = TypeVar("T")
 
+#: With more, the connections of each rank with each other one take long, and are more than a process may have open.
+_MAX_RANKS_ALL_CONNECTED = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class RankInfo:
@@ -80,9 +83,11 @@ class DistributedContext:
         self.options = options
         self.store = store
         self._owns_group = owns_group
-        timeout = datetime.timedelta(seconds=options.timeout_sec)
-        self._objects = dist.new_group(backend="gloo", timeout=timeout)
-        self._flags = dist.new_group(backend="gloo", timeout=timeout)
+        if owns_group and dist.get_backend() == "gloo":
+            # Each gloo group connects each rank with each other one, so there is only one of them.
+            self._objects = dist.group.WORLD
+        else:
+            self._objects = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=options.timeout_sec))
         #: one entry per rank
         self.ranks: Sequence[RankInfo] = self.all_gather_objects(_own_info(launch, device))
 
@@ -135,12 +140,12 @@ class DistributedContext:
 
     def begin_sum(self, values: torch.Tensor) -> dist.Work:
         """
-        Sum numbers of the host over all ranks, in the background and over a group of its own.
+        Sum numbers of the host over all ranks, in the background.
 
         :param values: on the CPU; in place
         :return: to wait for
         """
-        work = dist.all_reduce(values, group=self._flags, async_op=True)
+        work = dist.all_reduce(values, group=self._objects, async_op=True)
         assert work is not None
         return work
 
@@ -154,10 +159,10 @@ class DistributedContext:
 
     def barrier(self) -> None:
         """Wait for all ranks (for their main threads, not for their devices)."""
-        dist.barrier(group=self._objects)
+        self.sum_on_host(torch.zeros(1))
 
     @property
-    def object_group(self) -> dist.ProcessGroup:
+    def object_group(self) -> dist.ProcessGroup | None:
         """:return: gloo group for tensors on the CPU, used only from the main thread"""
         return self._objects
 
@@ -295,6 +300,8 @@ def _meet(launch: Launch, options: DistributedOptions) -> dist.Store:
         )
     os.environ.setdefault("MASTER_ADDR", launch.master_addr)
     os.environ.setdefault("MASTER_PORT", str(launch.master_port))
+    if launch.size > _MAX_RANKS_ALL_CONNECTED:
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")  # connect two ranks only when they talk to each other
     timeout = datetime.timedelta(seconds=options.startup_timeout_sec)
     store, _, _ = next(rendezvous("env://", rank=launch.rank, world_size=launch.size, timeout=timeout))
     # After an elastic restart, torchrun's agent may still have what the processes before wrote there.
