@@ -11,6 +11,7 @@ from returnn.errors import OptionError
 from returnn.options.dialect import is_mainline
 from returnn.options.registry import Option, closest_names, declare, lookup, read
 from returnn.options.sharding import SHARDING_KEYS, ShardingOptions
+from returnn.options.task import TaskOptions
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -148,8 +149,10 @@ def data_shard() -> tuple[int, int]:
 def every_rank_has_all_data(config: Config | Mapping[str, Any]) -> bool:
     """
     :param config: the user's
-    :return: whether each rank reads all data in an order of its own, as with the peers
+    :return: whether each rank reads all data in an order of its own, as with the peers; only in training
     """
+    if TaskOptions.from_config(config).task != "train":
+        return False
     return _choice(_value(config) or {}, "data", ("sharded", "peers")) == "peers"
 
 

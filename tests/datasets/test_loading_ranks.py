@@ -283,3 +283,29 @@ def test_who_shards() -> None:
     assert rank_of(_NoSharding(LENS), is_global=True) == (1, 4)
     with pytest.raises(DatasetError, match=r"'train' is a _NoSharding.*4 ranks.*worker_batching"):
         rank_of(_NoSharding(LENS))
+
+
+class _Wrapper(PerSeqDataset):
+    """Reads from another one."""
+
+    def __init__(self, child: Dataset):
+        super().__init__(LENS)
+        self._child = child
+
+    def child_datasets(self) -> list[Dataset]:
+        return [self._child]
+
+
+def test_shards_of_an_inner_dataset(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a dataset reads from may give each rank its own data already; it must not be cut once more."""
+    files = _Wrapper(_Wrapper(_OwnFiles(LENS)))
+    assert data_rank(files, 1, 3, name="train", is_global=False) == (0, 1)
+    assert "its part for rank 1 of 3 comes from the dataset" in capsys.readouterr().out
+    inner = PerSeqDataset(LENS)
+    assert data_rank(_Wrapper(inner), 1, 3, name="train", is_global=False) == (1, 3)
+    in_other_processes = PerSeqDataset(LENS)
+    opts = {"class": "DistributeFilesDataset", "distrib_shard_files": True}
+    in_other_processes.dataset = {"class": "MetaDataset", "datasets": {"a": opts}}  # type: ignore[attr-defined]
+    assert data_rank(in_other_processes, 1, 3, name="train", is_global=False) == (0, 1)
+    opts["distrib_shard_files"] = False
+    assert data_rank(in_other_processes, 1, 3, name="train", is_global=False) == (1, 3)

@@ -104,6 +104,10 @@ def test_data_of_ranks() -> None:
     with process_state_ctx(rank=1, world_size=3, global_config=Config({"torch_distributed": {"data": "peers"}})):
         assert data_shard() == (0, 1)
         assert default_random_seed_offset() == 16127
+    forward = Config({"torch_distributed": {"data": "peers"}, "task": "forward"})
+    with process_state_ctx(rank=1, world_size=3, global_config=forward):
+        assert data_shard() == (1, 3)  # each sequence once
+        assert default_random_seed_offset() == 0
 
 
 def test_seed_offset_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

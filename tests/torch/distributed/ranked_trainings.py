@@ -40,7 +40,7 @@ class Net(torch.nn.Module):
         self.output = torch.nn.Linear(8, 3)
         if kind == "unused":
             self.unused = torch.nn.Linear(2, 2)
-        if kind == "sometimes":
+        if kind in ("sometimes", "alternating"):
             self.sometimes = torch.nn.Linear(8, 3)
         self.num_calls = 0
 
@@ -51,6 +51,8 @@ class Net(torch.nn.Module):
             hidden = self.norm(hidden.mT).mT
         hidden = torch.tanh(hidden)
         if self.kind == "sometimes" and state.rank == 0:
+            return self.output(hidden) + self.sometimes(hidden)  # type: ignore[no-any-return]
+        if self.kind == "alternating" and self.num_calls % 2:
             return self.output(hidden) + self.sometimes(hidden)  # type: ignore[no-any-return]
         return self.output(hidden)  # type: ignore[no-any-return]
 
@@ -302,6 +304,14 @@ EQUAL: dict[str, Variant] = {
         **_dist(loss_normalization="global", reduce_type="grad_explicit"),
     },
 }
+for _type, _options in (("grad", {"options": {"find_unused_parameters": True}}), ("grad_explicit", {})):
+    # A layer that is only used in the first step of each group, so not in that which brings the gradients together.
+    EQUAL[f"alternating {_type}"] = lambda n, kind=_type, options=_options: {  # type: ignore[misc]
+        **base_config(n, num_seqs=36),
+        "get_model": lambda **_: Net("alternating"),
+        "accum_grad_multiple_step": 2,
+        **_dist(reduce_type=kind, **options),
+    }
 for _leftover in ("carry", "drop", "flush"):
     for _type in ("grad", "grad_explicit"):
         EQUAL[f"accumulation {_leftover} {_type}"] = lambda n, leftover=_leftover, kind=_type: {  # type: ignore[misc]
