@@ -20,7 +20,7 @@ from returnn.torch.optim.factory import (
     construct,
     split_optimizer_options,
 )
-from returnn.torch.optim.implementation import implementation_args
+from returnn.torch.optim.implementation import implementation_args, use_foreach
 from returnn.torch.optim.learning_rate import set_learning_rate
 from returnn.torch.optim.param_groups import ParamGroup, custom_groups, weight_decay_groups
 
@@ -40,6 +40,8 @@ class OptimizerCreation:
     _device: str | torch.device
     _grad_scaler: torch.amp.GradScaler | None
     _dialect: Literal["mini", "mainline"]
+    # Whether our choice is the foreach form: not an option of the user, so it is neither shown in the log nor saved.
+    _chose_foreach: bool = False
 
     def create_optimizer(self) -> None:
         """
@@ -48,8 +50,11 @@ class OptimizerCreation:
         :raises MissingOptionError: not set
         :raises ConfigError: see :func:`check_optimizer_options`
         """
+        self._chose_foreach = False
         self.optimizer = self._create_optimizer(read_optimizer(self.config))
         print(f"Optimizer: {self.optimizer}", file=log.v1)
+        if self._chose_foreach:
+            use_foreach(self.optimizer)
 
     def create_grad_scaler(self) -> None:
         """
@@ -97,7 +102,9 @@ class OptimizerCreation:
         for name in GROUP_OPTIONS:
             args.pop(name, None)
         check_argument_names(optimizer_class, {k: v for k, v in args.items() if k != "lr"})
-        args.update(implementation_args(optimizer_class, args, self.network))
+        form = implementation_args(optimizer_class, args, self.network)
+        self._chose_foreach = form.pop("foreach", False)
+        args.update(form)
         optimizer = construct(optimizer_class, groups, args)
         for group in optimizer.param_groups:
             if multiplier is not None:

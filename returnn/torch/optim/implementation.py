@@ -10,7 +10,7 @@ import torch
 from returnn.torch.distributed.tensors import is_sharded_model
 from returnn.torch.optim.factory import OptimizerClass
 
-__all__ = ["implementation_args"]
+__all__ = ["implementation_args", "use_foreach"]
 
 #: Fused on CUDA, and able to skip an update by a flag on the device. Adagrad's is not there in all versions of torch.
 _FUSED_ON_CUDA = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -66,3 +66,22 @@ def implementation_args(
     ):
         return {"foreach": True}
     return {}
+
+
+def use_foreach(optimizer: torch.optim.Optimizer) -> None:
+    """
+    Change a new optimizer to the foreach form. Its states do not tell: whoever loads them makes his own choice.
+
+    :param optimizer: with parameter groups that do not ask for another form
+    """
+    for group in optimizer.param_groups:
+        if "foreach" in group and group["foreach"] is None and not any(group.get(name) for name in _CHOICES):
+            group["foreach"] = True
+    optimizer.register_state_dict_post_hook(_without_foreach)
+
+
+def _without_foreach(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Hook of an optimizer. Any: the entries of its state dict. :return: as if nothing was chosen"""
+    del optimizer
+    groups = [{**group, "foreach": None} if "foreach" in group else group for group in state["param_groups"]]
+    return {**state, "param_groups": groups}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from returnn.log import log
 from returnn.torch.optim.factory import get_optimizer_class
 from returnn.torch.optim.implementation import implementation_args
 from returnn.torch.updater import Updater
@@ -92,3 +94,24 @@ def test_the_user_can_choose(form: str) -> None:
     optimizer = updater.get_optimizer()
     assert optimizer is not None and optimizer.param_groups[0][form] is True
     updater.step(make_loss(model, make_batches(1)[0]))
+
+
+def test_our_choice_is_neither_shown_nor_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line of the log and the files are as those of Mini-RETURNN, which clients compare."""
+    model = make_model()
+    updater = Updater(config={"optimizer": {"class": "adamw"}}, network=model, device="cpu")
+    log.initialize(verbosity=[4])
+    updater.create_optimizer()
+    assert "foreach: None" in capsys.readouterr().out
+    optimizer = updater.get_optimizer()
+    assert optimizer is not None and [group["foreach"] for group in optimizer.param_groups] == [True]
+    updater.step(make_loss(model, make_batches(1)[0]))
+    path = str(tmp_path / "opt.pt")
+    updater.save_optimizer(path)
+    assert [group["foreach"] for group in torch.load(path, weights_only=True)["param_groups"]] == [None]
+    updater.load_optimizer(path)
+    assert [group["foreach"] for group in optimizer.param_groups] == [True]
+    chosen = Updater(config={"optimizer": {"class": "adamw", "foreach": True}}, network=model, device="cpu")
+    chosen.create_optimizer()
+    chosen.save_optimizer(path)
+    assert [group["foreach"] for group in torch.load(path, weights_only=True)["param_groups"]] == [True]
