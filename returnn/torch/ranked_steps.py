@@ -29,6 +29,7 @@ class RankedSteps(LossSteps, StepReports):
     def _wrap_train_step(self) -> None:
         super()._wrap_train_step()
         self._connect_ranks()
+        self._connect_updater()
 
     def _connect_ranks(self) -> None:
         """Before the first step of a training, when model and updater are complete."""
@@ -44,6 +45,13 @@ class RankedSteps(LossSteps, StepReports):
             sharded=self._sharded,
         )
         self._step_module = self._ranks
+
+    def _connect_updater(self) -> None:
+        if self._ranks is None:
+            return
+        updater_is_ours = isinstance(self._updater, Updater) and type(self._updater).step is Updater.step
+        step_is_ours = type(self).run_train_step is LossSteps.run_train_step
+        self._ranks.connect(self._updater, own_steps=not (updater_is_ours and step_is_ours))
 
     def _begin_step(self, step_idx: int) -> None:
         super()._begin_step(step_idx)
@@ -61,10 +69,8 @@ class RankedSteps(LossSteps, StepReports):
         if name != "train" or self._distributed is None:
             return super()._even_batches(batches, name)
         self._connect_ranks()  # if init_train of the user's engine did not
+        self._connect_updater()  # custom engines may have replaced it
         assert self._ranks is not None
-        updater_is_ours = isinstance(self._updater, Updater) and type(self._updater).step is Updater.step
-        step_is_ours = type(self).run_train_step is LossSteps.run_train_step
-        self._ranks.connect(self._updater, own_steps=not (updater_is_ours and step_is_ours))
         return self._ranks.even_batches(batches, self._complete_frac_of_loader)
 
     def _complete_frac_of_loader(self) -> float | None:

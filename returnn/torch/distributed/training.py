@@ -174,6 +174,8 @@ class RankedTraining:
         :return: whether those of all ranks are; if not, there must be no backward(). For training on the CPU only, since the
             host waits
         """
+        if self._options.reduce_type == "param":
+            return usable  # each rank updates by itself
         bad = self._ctx.sum_on_host(torch.tensor([0.0 if usable else 1.0], dtype=torch.float64))
         if float(bad[0]) == 0.0:
             return True
