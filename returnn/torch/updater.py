@@ -75,6 +75,7 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
     _skipped: SkippedUpdates | None = None
     # Steps whose gradients are not yet applied, those carried over from earlier epochs included.
     _num_accumulated: int = 0
+    _num_without_data: int = 0  # of these, steps in which only other ranks had data
     # The same within this epoch.
     _group_size: int = 0
     _leftover_logged: bool = False
@@ -280,6 +281,9 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
         :param step_idx: as in :meth:`step`
         :raises NonFiniteGradientError: as there
         """
+        # All ranks count the same, since they bring their gradients together at the same time.
+        self._num_accumulated += 1
+        self._num_without_data += 1
         self._group_size += 1
         if self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx):
             self._update()
@@ -348,7 +352,7 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
     def _drop_gradients(self) -> None:
         assert self.optimizer is not None, "create_optimizer was not called"
         self.optimizer.zero_grad()
-        self._num_accumulated = self._group_size = 0
+        self._num_accumulated = self._num_without_data = self._group_size = 0
 
 
 def all_updaters(obj: object) -> list[Updater]:

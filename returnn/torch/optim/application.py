@@ -36,6 +36,7 @@ class GradientApplication:
     _update_hooks: tuple[UpdateHook, ...]
     _num_updates: int
     _num_accumulated: int
+    _num_without_data: int
     _group_size: int
     _reported: dict[str, Loss] | None
     _reduce_gradients: Callable[[Iterable[torch.nn.Parameter]], None] | None
@@ -66,8 +67,8 @@ class GradientApplication:
         grads = [param.grad for param in self._grad_params if param.grad is not None]
         self._grad_norm = None
         skipped: bool | torch.Tensor = False
-        if not grads and not self._num_accumulated:  # no rank had data
-            self._group_size = 0
+        if not grads and self._num_accumulated == self._num_without_data:
+            self._num_accumulated = self._num_without_data = self._group_size = 0
             return
         if scaler is not None:
             if self._grad_noise or self._grad_clip or self._grad_clip_norm or self._log_grad_norm:
@@ -88,7 +89,7 @@ class GradientApplication:
             self._skipped_updates.count_skipped("inf or nan in the gradients, update skipped")
         self._num_updates += 1
         _clear_gradients(optimizer)
-        self._num_accumulated = self._group_size = 0
+        self._num_accumulated = self._num_without_data = self._group_size = 0
         if self._grad_norm is not None and self._log_grad_norm is not None:
             self._reported = grad_norm_loss(self._grad_norm, self._log_grad_norm)
         for hook in self._update_hooks:

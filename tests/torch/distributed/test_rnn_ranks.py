@@ -175,6 +175,23 @@ def test_same_as_one_process(tmp_path: Path, config: str) -> None:
             assert own["error"] == pytest.approx(other["error"], rel=1e-5)
 
 
+@pytest.mark.parametrize("leftover", ["carry", "flush"])
+def test_incomplete_group_in_which_only_rank_0_had_data(tmp_path: Path, config: str, leftover: str) -> None:
+    """Five steps are a group, so the last step of an epoch is left, which has a single sequence."""
+    folders = []
+    for num in (1, 2):
+        cwd = tmp_path / f"ranks{num}"
+        cwd.mkdir()
+        args = ("++accum_grad_multiple_step", "5", "++accum_grad_leftover", leftover, "++max_seqs", str(6 // num))
+        args += ("++torch_distributed", "{'reduce_type': 'grad_explicit'}", "++num_epochs", "2")
+        output = run_rnn_ranks(num, config, *args, cwd=cwd)
+        folders.append(cwd)
+    assert "in 1 of 6 steps, only some ranks had data" in output
+    one, two = folders
+    for name, value in _params(one, 2).items():
+        torch.testing.assert_close(_params(two, 2)[name], value, rtol=0, atol=1e-6)
+
+
 def test_restart_is_exact(tmp_path: Path, config: str) -> None:
     """With dropout, and with gradients that wait for the next epoch; the number of ranks may also change."""
     folders = []
