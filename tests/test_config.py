@@ -338,6 +338,7 @@ def test_config_in_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("#!rnn.py\nx = 1\ny = undefined_name\n", ["line 3", "NameError", "undefined_name"]),
         ("#!rnn.py\nimport json\njson.loads('{')\n", ["line 3", "JSONDecodeError", "raised in"]),
         ("#!rnn.py\nimport not_existing_module_x\n", ["line 2", "ModuleNotFoundError", "not_existing_module_x"]),
+        ("\n\n  \n#!rnn.py\n1 / 0\n", ["line 5", "ZeroDivisionError"]),
         ("just_a_key\n", ["line 1", "'just_a_key'", "#!rnn.py"]),
         ("num_epochs = 5\n", ["line 1", "num_epochs = 5", "#!rnn.py"]),
         ("{1: 2}\n", ["not valid json", "#!rnn.py"]),

@@ -39,23 +39,30 @@ CONFIG_MODULE_NAME = "__returnn_config__"
 def read_source(f: str | TextIO) -> tuple[str, str]:
     """
     :param f: file name, or text stream
-    :return: file name (a placeholder for streams), text without white space at both ends
+    :return: file name (a placeholder for streams), text without white space at both ends; but the empty lines before it
+        stay, so that messages count lines as the file does
     :raises ConfigFileError: no such file, or not readable as UTF-8
     """
     if not isinstance(f, str):
-        return "<config string>", f.read().strip()
+        return "<config string>", _without_outer_space(f.read())
     if not os.path.isfile(f):
         what = "is a folder, no config file" if os.path.isdir(f) else "not found"
         raise ConfigFileError(f"config file {what}: {f!r} (current folder: {os.getcwd()}). Check the path.")
     try:
         with open(f, encoding="utf-8-sig") as stream:  # some editors put a mark at the start
-            return f, stream.read().strip()
+            return f, _without_outer_space(stream.read())
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigFileError(f"Cannot read config file {f!r}: {exc}.") from exc
 
 
+def _without_outer_space(text: str) -> str:
+    body = text.lstrip()
+    return "\n" * text[: len(text) - len(body)].count("\n") + body.rstrip()
+
+
 def file_type(content: str, filename: str = "") -> str:
     """:return: "py" (shebang, or name ends with ``.py``), "js" (starts with a brace) or "txt" (lines)"""
+    content = content.lstrip()
     if content.startswith("#!") or filename.endswith(".py"):
         return "py"
     return "js" if content.startswith("{") else "txt"

@@ -72,7 +72,10 @@ def _resolve_axis(tensor: torch.Tensor, axis: int, entry: AxisSpec, *, is_batch:
             raise ModelError(f"{name!r}: axis {axis} has size {size}, but dims says {entry}.")
         return batch_dim if is_batch else Dim(entry, name=f"{name}_dim{axis}", kind=Dim.Types.Feature)
     if entry.size is not None and entry.size != size:
-        raise ModelError(f"{name!r}: axis {axis} has size {size}, but {entry} is static.")
+        raise ModelError(
+            f"{name!r}: axis {axis} has size {size}, but {entry} is static. "
+            f"The tensor has shape {tuple(tensor.shape)}. Correct dims or the tensor."
+        )
     return entry
 
 

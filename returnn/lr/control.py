@@ -10,7 +10,7 @@ from returnn._state import state
 from returnn.errors import ConfigError
 from returnn.log import log
 from returnn.lr import lr_file
-from returnn.lr.epoch_data import EpochData
+from returnn.lr.epoch_data import META_PREFIX, EpochData
 from returnn.lr.scores import choose_error_key, last_best_epoch, measure_keys
 from returnn.options.learning_rate import LearningRateOptions
 
@@ -267,8 +267,9 @@ class LearningRateControl:
                     flat[f"{key}_{name.split(':', 1)[-1]}"] = sub_value
         self.epoch_data[epoch].update(flat)
         if epoch == 1:
+            scores = {key: value for key, value in flat.items() if not key.startswith(META_PREFIX)}
             print(
-                f"Learning-rate-control: error key {self.get_error_key(epoch)!r} from {flat!r}",
+                f"Learning-rate-control: error key {self.get_error_key(epoch)!r} from {scores!r}",
                 file=log.v4,
             )
 

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy
+
 from returnn.errors import ConfigError, OptionError
 from returnn.options.chunking import NON_DATA_KEYS, ChunkingOptions, ChunkStream, parse_chunking, read_chunking
 from returnn.options.custom_batching import (
@@ -18,6 +20,7 @@ from returnn.options.custom_batching import (
 )
 from returnn.options.dialect import is_mainline
 from returnn.options.registry import Option, declare, is_given, read
+from returnn.options.values import check_takes_any_keyword, to_float
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -28,6 +31,7 @@ __all__ = [
     "CustomBatching",
     "ChunkingOptions",
     "ChunkStream",
+    "check_limit_of_function",
     "DropLast",
     "Limit",
     "OnlineShuffleOptions",
@@ -174,10 +178,30 @@ class OnlineShuffleOptions:
         return cls(size, seed)
 
 
+def check_limit_of_function(name: str, value: Any) -> Limit:
+    """
+    :param name: of the limit
+    :param value: what the user's function gave for a sequence
+    :return: the limit, None: no limit
+    :raises OptionError: it is none
+    """
+    value = value.item() if isinstance(value, numpy.generic) else value
+    if name == "max_seqs" and to_float(value) is not None and value < 0:
+        return None
+    try:
+        return _check_limit(name, value, with_dict=name != "max_seqs")
+    except OptionError as exc:
+        expected = "the function to return int > 0" + (", a dict of data key to int" if name != "max_seqs" else "")
+        raise OptionError(name, expected=f"{expected}, or None", got=value) from exc
+
+
 def _check_limit(name: str, value: Any, *, with_dict: bool = True, unlimited: tuple[Any, ...] = (None,)) -> Limit:
     """Any: value of the user"""
-    if value is None or callable(value) or value in unlimited:
-        return None if not callable(value) else value
+    if callable(value):
+        check_takes_any_keyword(name, value)
+        return value
+    if value is None or value in unlimited:
+        return None
     expected = "int > 0" + (", dict of data key to int" if with_dict else "") + ", function, or None"
     todo = f"Set e.g. {name} = {'10_000' if with_dict else '100'}"
     if with_dict and isinstance(value, Mapping):
@@ -273,6 +297,8 @@ class BatchingOptions:
                     'option "batch_size" is not set. Set e.g. batch_size = 10_000 (frames in a batch, padding included), or '
                     "max_seqs."
                 )
+            if is_mainline(config) and not any(is_given(config, name) for name in (specific, "batch_size")):
+                limits["batch_size"] = None  # Mini-RETURNN's default is one sequence per batch
         return cls(
             **limits,
             count_scalars=not is_mainline(config),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from returnn.errors import ConfigError, MissingOptionError, NotSupportedError, OptionError
 from returnn.options.registry import Option, declare, is_given, read
-from returnn.options.values import read_int, to_float
+from returnn.options.values import check_takes_any_keyword, read_int, to_float
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -241,28 +240,9 @@ def _invalid_gradient_threshold(config: Config | Mapping[str, Any]) -> tuple[int
 def _accum_grad_multiple_step(config: Config | Mapping[str, Any]) -> int | Callable[..., int]:
     value = read(config, "accum_grad_multiple_step")
     if callable(value):
-        _check_takes_any_keyword("accum_grad_multiple_step", value)
+        check_takes_any_keyword("accum_grad_multiple_step", value)
         return cast("Callable[..., int]", value)  # a function of the user: its result is checked at each call
     return read_int(config, "accum_grad_multiple_step", minimum=1, if_none=1)
-
-
-def _check_takes_any_keyword(name: str, func: Callable[..., Any]) -> None:
-    """
-    :param name: of the option
-    :param func: its value. Any: the result is checked at each call
-    :raises OptionError: no ``**kwargs``
-    """
-    try:
-        params = inspect.signature(func).parameters.values()
-    except (TypeError, ValueError):  # e.g. written in C
-        return
-    if not any(p.kind is p.VAR_KEYWORD for p in params):
-        raise OptionError(
-            name,
-            expected="a function with **kwargs, so that later versions can pass more",
-            got=func,
-            todo="Add **_kwargs to its arguments",
-        )
 
 
 def _dynamic_learning_rate(config: Config | Mapping[str, Any]) -> Callable[..., float] | None:
@@ -276,7 +256,7 @@ def _dynamic_learning_rate(config: Config | Mapping[str, Any]) -> Callable[..., 
             got=value,
             todo="Learning rates per epoch are the option learning_rates",
         )
-    _check_takes_any_keyword("dynamic_learning_rate", value)
+    check_takes_any_keyword("dynamic_learning_rate", value)
     return cast("Callable[..., float]", value)  # a function of the user: its result is checked at each call
 
 

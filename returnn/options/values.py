@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from returnn.errors import OptionError
@@ -13,7 +14,7 @@ from returnn.options.registry import read
 if TYPE_CHECKING:
     from returnn.config import Config
 
-__all__ = ["to_float", "read_float", "read_int", "read_bool", "read_path"]
+__all__ = ["check_takes_any_keyword", "to_float", "read_float", "read_int", "read_bool", "read_path"]
 
 # Any in this module: raw option values, of whatever type the user gave.
 _TRUE = ("true", "yes", "on", "1")
@@ -93,3 +94,22 @@ def read_path(config: Config | Mapping[str, Any], name: str, *, example: str) ->
     if not isinstance(value, (str, os.PathLike)):
         raise OptionError(name, expected="a file name", got=value, todo=f'Set e.g. {name} = "{example}"')
     return str(os.fspath(value))
+
+
+def check_takes_any_keyword(name: str, func: Callable[..., Any]) -> None:
+    """
+    :param name: of the option
+    :param func: its value. Any: the result is checked at each call
+    :raises OptionError: no ``**kwargs``
+    """
+    try:
+        params = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):  # e.g. written in C
+        return
+    if not any(p.kind is p.VAR_KEYWORD for p in params):
+        raise OptionError(
+            name,
+            expected="a function with **kwargs, so that later versions can pass more",
+            got=func,
+            todo="Add **_kwargs to its arguments",
+        )

@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy
 
 from returnn.errors import ModelError
 from returnn.tensor.dim import Dim, batch_dim
 
-__all__ = ["OLD_ARGUMENTS", "dims_of_old_form"]
+__all__ = ["OLD_ARGUMENTS", "check_arguments", "dims_of_old_form", "is_dtype_name"]
 
 #: Arguments of the old form; batch_dim_axis can only be its default.
 OLD_ARGUMENTS = ("shape", "dim", "sparse", "time_dim_axis", "feature_dim_axis", "batch_dim_axis")
 
+#: The other arguments of a description.
+_OTHER_ARGUMENTS = ("dims", "dim_tags", "dtype", "sparse_dim", "feature_dim", "available_for_inference")
+
+#: Names of dtypes that numpy does not know.
+_DTYPES_OF_TORCH = ("bfloat16", "string")
+
 _NOT_GIVEN: Any = object()
+
+
+def is_dtype_name(dtype: object) -> bool:
+    """
+    :param dtype: as given in a description
+    :return: whether it names a dtype of numpy or torch, or is "string"
+    """
+    if not isinstance(dtype, str):
+        return False
+    if dtype in _DTYPES_OF_TORCH or dtype.startswith("float8_"):
+        return True
+    try:
+        return numpy.dtype(dtype).name == dtype or dtype in ("str", "object")
+    except TypeError:
+        return False
+
+
+def check_arguments(name: str, opts: Mapping[str, Any]) -> None:
+    """
+    :param name: of the tensor
+    :param opts: arguments that are not those of the new form. Any: literals of a config
+    :raises ModelError: they are not those of the old form either; names what was probably meant
+    """
+    unknown = [key for key in opts if key not in OLD_ARGUMENTS]
+    if not unknown:
+        return
+    known = [*_OTHER_ARGUMENTS, *OLD_ARGUMENTS]
+    guess = difflib.get_close_matches(unknown[0], known, n=1)
+    raise ModelError(
+        f"Tensor {name!r}: unknown arguments {', '.join(unknown)}."
+        + (f" Did you mean {guess[0]!r}?" if guess else "")
+        + f" Known are name, {', '.join(known)}."
+    )
 
 
 def dims_of_old_form(
@@ -25,14 +67,9 @@ def dims_of_old_form(
         (time,) if sparse; ``time_dim_axis`` None: without the time axis. Any: a literal of a config
     :param sparse_dim: as given, if so
     :return: axes, batch first; axis that sparse values are indices of, or None
-    :raises ModelError: wrong values
+    :raises ModelError: unknown arguments, wrong values
     """
-    unknown = [key for key in opts if key not in OLD_ARGUMENTS]
-    if unknown:
-        raise ModelError(
-            f"Tensor {name!r}: unknown arguments {', '.join(unknown)}. Known are name, dims (or dim_tags), dtype, "
-            f"sparse_dim, feature_dim, available_for_inference, and {', '.join(OLD_ARGUMENTS)}."
-        )
+    check_arguments(name, opts)
     if opts.get("batch_dim_axis", 0) != 0:
         raise ModelError(
             f"Tensor {name!r}: batch_dim_axis = {opts['batch_dim_axis']!r} is not supported. Give all axes in order: "

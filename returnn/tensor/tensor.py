@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from returnn.errors import ModelError
-from returnn.tensor._old_form import dims_of_old_form
+from returnn.tensor._old_form import check_arguments, dims_of_old_form, is_dtype_name
 from returnn.tensor.dim import Dim
 
 __all__ = ["Tensor"]
@@ -50,6 +50,11 @@ class Tensor:
         :raises ModelError: the number of axes does not fit; unknown arguments; both forms; axes that are no Dims
         """
         dims = dim_tags if dims is None else dims
+        check_arguments(name, old_form)
+        if dtype is not None and not is_dtype_name(dtype):
+            raise ModelError(
+                f'Tensor {name!r}: dtype = {dtype!r}, expected the name of one, e.g. "float32" or "int32".'
+            )
         if old_form and dims is not None and set(old_form) - {"dim", "sparse"}:  # which are tolerated where they fit
             raise ModelError(f"Tensor {name!r}: dims and {', '.join(old_form)} are both given. Remove the latter.")
         for what, one in (("sparse_dim", sparse_dim), ("feature_dim", feature_dim)):

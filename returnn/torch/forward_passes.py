@@ -107,6 +107,7 @@ class ForwardPasses(StepReports, AveragedWeights):
         functions = ModelOptions.from_config(
             self.config, needed=("get_model", "forward_step"), used=("forward_init_hook", "forward_finish_hook")
         )
+        self._open_observers(train=False)
         rank, size = self._rank_and_size
         self._forward_sink = make_sink(self.config, rank=rank, num_ranks=size)
         if self._read_forward_options().callback is not None:

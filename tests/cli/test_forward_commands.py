@@ -83,6 +83,13 @@ def test_a_callback_gets_all_sequences(tmp_path: Path, text: str) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my.config", "out.json"]
 
 
+def test_options_of_step_lines_act(tmp_path: Path) -> None:
+    write_config(tmp_path / "my.config", MAINLINE + "    log_batch_size = True\n    log_verbosity = 5\n")
+    res = run_rnn("my.config", cwd=tmp_path)
+    assert "num_seqs 2, max_size:time 6, sum_size:time 11" in res.stdout
+    assert "nothing reads" not in res.stdout
+
+
 def test_error_in_the_callback(tmp_path: Path) -> None:
     write_config(tmp_path / "my.config", MINI)
     res = run_rnn("my.config", cwd=tmp_path, env={"FAIL_AT": "seq-3"}, check=False)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from returnn.datasets._loading.limits import BatchLimits, BatchState, cut_batches
+from returnn.datasets._loading.limits import BatchLimits, BatchState, SeqPosition, cut_batches
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.source import PassContext, Role, SourceOptions, alloc_on_heap
-from returnn.errors import ConfigError, DatasetError
+from returnn.errors import ConfigError, DatasetError, OptionError
 from returnn.options.batching import BatchingOptions, ChunkingOptions, ChunkStream
 from tests.datasets.loading_datasets import BulkDataset, PerSeqDataset, StreamDataset
 
@@ -261,3 +261,19 @@ def test_error_says_where() -> None:
     assert str(exc_info.value).startswith("the data is bad. (While reading dataset 'train', epoch 3, sequence 'seq-5'")
     ctx.locate(exc_info.value)
     assert str(exc_info.value).count("While reading") == 1
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_seqs", "packed_batch_size"])
+@pytest.mark.parametrize("value", ["x", 0, True, [3]])
+def test_limits_of_functions_are_checked(name: str, value: Any) -> None:
+    options = BatchingOptions.from_config({"batch_size": 10, name: lambda **_: value})
+    state = BatchState(BatchLimits.from_options(options, drop_last=False))
+    with pytest.raises(OptionError, match=rf'option "{name}" is invalid: expected the function to return int > 0.*got'):
+        state.add({"data": 3}, SeqPosition(4, epoch=2))
+
+
+@pytest.mark.parametrize("value", [numpy.int64(4), 4.0, numpy.float32(4)])
+def test_limits_of_functions_may_be_any_numbers(value: Any) -> None:
+    options = BatchingOptions.from_config({"batch_size": None, "max_seqs": lambda **_: value})
+    state = BatchState(BatchLimits.from_options(options, drop_last=False))
+    assert [state.add({"data": 3}) for _ in range(9)] == [i in (4, 8) for i in range(9)]

@@ -113,6 +113,8 @@ def test_error_key_is_logged_in_epoch_1_only(capsys: pytest.CaptureFixture[str])
     control = ConstantLearningRate(default_learning_rate=0.3)
     control.set_epoch_error(1, {"CE": 1.0})
     assert capsys.readouterr().out == "Learning-rate-control: error key 'CE' from {'CE': 1.0}\n"
+    control.set_epoch_error(1, {"CE": 1.0, ":meta:device": "cpu"})
+    assert capsys.readouterr().out == "Learning-rate-control: error key 'CE' from {'CE': 1.0}\n"
     control.set_epoch_error(2, {"CE": 1.0})
     assert capsys.readouterr().out == ""
 

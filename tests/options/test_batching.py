@@ -8,6 +8,7 @@ import pytest
 
 from returnn.errors import ConfigError, OptionError
 from returnn.options.batching import BatchingOptions, ChunkingOptions, ChunkStream
+from returnn.util.math import PiecewiseLinear
 
 
 def test_defaults() -> None:
@@ -102,3 +103,22 @@ def test_functions_stay() -> None:
 
     options = BatchingOptions.from_config({"batch_size": limit, "max_seqs": limit})
     assert options.batch_size is limit and options.max_seqs is limit
+
+
+def test_mainline_without_batch_size() -> None:
+    """Mini's default of one sequence per batch would make max_seqs useless; the peer has no default."""
+    mainline = {"extern_data": {"data": {"dim": 3}}}
+    assert BatchingOptions.from_config({**mainline, "max_seqs": 4}).batch_size is None
+    assert BatchingOptions.from_config({**mainline, "packed_batch_size": 4}, role="eval").batch_size is None
+    assert BatchingOptions.from_config({**mainline, "max_seqs": 4, "batch_size": 7}).batch_size == 7
+    assert BatchingOptions.from_config({"max_seqs": 4}).batch_size == 1
+    with pytest.raises(ConfigError, match='"batch_size" is not set'):
+        BatchingOptions.from_config(mainline)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_seqs", "packed_batch_size"])
+def test_functions_must_accept_what_they_get(name: str) -> None:
+    with pytest.raises(OptionError, match=rf'option "{name}" is invalid: expected a function with \*\*kwargs'):
+        BatchingOptions.from_config({name: lambda epoch: 3})
+    schedule = PiecewiseLinear({0: 1.0, 3: 10.0}, kw_name="epoch_continuous", ignore_other_kwargs=True)
+    assert getattr(BatchingOptions.from_config({name: schedule}), name) is schedule

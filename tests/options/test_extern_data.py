@@ -46,6 +46,12 @@ def test_all_forms_and_shared_axes() -> None:
         ({"extern_data": {"a": 3}}, r'option "extern_data\["a"\]" is invalid: .*got 3 \(int\)'),
         ({"extern_data": {"a": {"dimm": 3}}}, r'"extern_data\["a"\]" is invalid: .*unknown arguments dimm'),
         (
+            {"extern_data": {"a": {"dims": [batch_dim], "dytpe": "int32"}}},
+            r'"extern_data\["a"\]" is invalid: .*unknown arguments dytpe. Did you mean \'dtype\'\?',
+        ),
+        ({"extern_data": {"a": {"dim": 3, "dtype": "float33"}}}, r"dtype = 'float33', expected the name of one"),
+        ({"extern_data": {"a": {"dim": 3, "dtype": float}}}, r"dtype = <class 'float'>, expected the name of one"),
+        (
             {"extern_data": {"a": {"dims": [batch_dim, 3]}}},
             r'"extern_data\["a"\]".*the entry 3 \(int\), expected a Dim',
         ),
@@ -66,3 +72,9 @@ def test_entries_are_no_other_templates_than_given() -> None:
     options = _read(model_outputs=given)
     assert options.model_outputs is not given and options.model_outputs is not None
     assert options.model_outputs["x"].dims == given["x"].dims
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "int8", "uint16", "int64", "bool", "string"])
+def test_dtypes(dtype: str) -> None:
+    options = _read(extern_data={"a": {"dim": 3, "dtype": dtype}})
+    assert options.extern_data is not None and options.extern_data["a"].dtype == dtype

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from returnn.options.batching import BatchingOptions, DropLast, Limit
+from returnn.options.batching import BatchingOptions, DropLast, Limit, check_limit_of_function
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
 
 __all__ = ["BatchLimits", "BatchState", "SeqPosition", "cut_batches"]
@@ -72,19 +72,23 @@ class BatchLimits:
         return callable(self.batch_size) or callable(self.max_seqs) or callable(self.packed_batch_size)
 
     def resolve(self, position: SeqPosition) -> BatchLimits:
-        """:return: the limits for one sequence, without functions"""
+        """
+        :return: the limits for one sequence, without functions
+        :raises OptionError: a function gave something else
+        """
         if not self.has_functions:
             return self
 
-        def value(limit: Any) -> Any:  # Any: each limit has its own type
-            return position.call(limit) if callable(limit) else limit
+        def value(name: str) -> Any:  # Any: each limit has its own type
+            limit = getattr(self, name)
+            return check_limit_of_function(name, position.call(limit)) if callable(limit) else limit
 
-        max_seqs = value(self.max_seqs)
+        max_seqs = value("max_seqs")
         return dataclasses.replace(
             self,
-            batch_size=value(self.batch_size),
+            batch_size=value("batch_size"),
             max_seqs=None if max_seqs is None or max_seqs < 0 else int(max_seqs),
-            packed_batch_size=value(self.packed_batch_size),
+            packed_batch_size=value("packed_batch_size"),
         )
 
     def unknown_keys(self, known: Sequence[str]) -> list[tuple[str, str]]:
