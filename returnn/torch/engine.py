@@ -319,6 +319,7 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
     def save_model(self) -> None:
         """Write the checkpoint of the current epoch."""
         assert self._model is not None
+        self._check_trained_together()
         filename = self._checkpoint_filename()
         model_state = self._whole_model_state(keep=filename is not None)
         rng_of_others = gather_rng_states()

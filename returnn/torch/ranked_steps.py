@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from returnn.engine.report import PassReport
+from returnn.errors import NotSupportedError
 from returnn.log import log
 from returnn.torch.device import device_type
 from returnn.torch.distributed.throughput import RankSpeed, speed_line
@@ -25,6 +26,8 @@ class RankedSteps(LossSteps, StepReports):
     #: the ShardedModel, with class "fsdp". Any: it is imported only then
     _sharded: Any = None
     _train_report: PassReport | None = None
+    #: in which the ranks have stepped together
+    _epoch_of_ranks: int | None = None
 
     def _wrap_train_step(self) -> None:
         super()._wrap_train_step()
@@ -55,6 +58,8 @@ class RankedSteps(LossSteps, StepReports):
 
     def _begin_step(self, step_idx: int) -> None:
         super()._begin_step(step_idx)
+        if self._distributed is not None and (self._ranks is None or not self._ranks.is_in_pass):
+            raise NotSupportedError(self._own_loop_text())
         if self._ranks is not None:
             updater = self._updater
             self._ranks.begin_step(updates=not isinstance(updater, Updater) or updater.completes_group(step_idx))
@@ -71,7 +76,25 @@ class RankedSteps(LossSteps, StepReports):
         self._connect_ranks()  # if init_train of the user's engine did not
         self._connect_updater()  # custom engines may have replaced it
         assert self._ranks is not None
+        self._epoch_of_ranks = self.epoch
         return self._ranks.even_batches(batches, self._complete_frac_of_loader)
+
+    def _check_trained_together(self) -> None:
+        """
+        Before a checkpoint of a training is written.
+
+        :raises NotSupportedError: several ranks, and a custom engine has not trained this epoch by our loop
+        """
+        is_training = self._start_epoch is not None and self.epoch >= self._start_epoch
+        if self._distributed is not None and is_training and self._epoch_of_ranks != self.epoch:
+            raise NotSupportedError(self._own_loop_text())
+
+    def _own_loop_text(self) -> str:
+        return (
+            f"The engine {type(self).__name__} has its own loop over the training data (train_epoch), in which the steps of several "
+            "ranks cannot be brought together. Train in one process, or call super().train_epoch() and put what is special into "
+            "run_train_step."
+        )
 
     def _complete_frac_of_loader(self) -> float | None:
         stats = getattr(self._train_dataloader, "stats", None)

@@ -10,6 +10,7 @@ import numpy
 import pytest
 import torch
 
+from returnn._state import process_state_ctx
 from returnn.errors import CheckpointError
 from returnn.torch.checkpoint import load_file
 from returnn.torch.updater import Updater
@@ -87,6 +88,17 @@ def test_our_file_is_a_bare_state_dict_for_the_peers(tmp_path: pathlib.Path) -> 
     assert updater.optimizer is not None
     assert str(plain.state_dict()) == str(updater.optimizer.state_dict())
     assert load_file(path)["returnn"]["param_names"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_only_the_first_rank_writes(tmp_path: pathlib.Path) -> None:
+    """Engines of users save their optimizers themselves, on all ranks."""
+    updater = make_updater(make_model())
+    with process_state_ctx(rank=1, world_size=2):
+        updater.save_optimizer(str(tmp_path / "o.pt"))
+    assert not (tmp_path / "o.pt").exists()
+    with process_state_ctx(rank=0, world_size=2):
+        updater.save_optimizer(str(tmp_path / "o.pt"))
+    assert (tmp_path / "o.pt").exists()
 
 
 def reference(tmp_path: pathlib.Path) -> tuple[Updater, dict[str, Any]]:

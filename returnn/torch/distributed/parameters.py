@@ -55,10 +55,12 @@ def broadcast_buffers(ctx: DistributedContext, model: torch.nn.Module) -> None:
     _broadcast(list(model.buffers()))
 
 
-def average_parameters(ctx: DistributedContext, model: torch.nn.Module, *, weight: float, on_cpu: bool) -> None:
+def average_parameters(
+    ctx: DistributedContext, params: Iterable[torch.nn.Parameter], *, weight: float, on_cpu: bool
+) -> None:
     """
     :param ctx: the ranks
-    :param model: its trainable parameters become the weighted mean over all ranks, on all ranks the same
+    :param params: they become the weighted mean over all ranks, on all ranks the same
     :param weight: of this rank, at least 0
     :param on_cpu: do it in host memory
     """
@@ -66,7 +68,6 @@ def average_parameters(ctx: DistributedContext, model: torch.nn.Module, *, weigh
     if not total:
         return
     group = ctx.object_group if on_cpu else None
-    params = [param for param in model.parameters() if param.requires_grad]
     with torch.no_grad():
         for bucket in buckets(params):
             flat = _flatten(bucket)

@@ -71,6 +71,8 @@ class RankedTraining:
         self._norms = GlobalNorms(ctx) if self._options.loss_normalization == "global" else None
         self._pass: EvenSteps[Any] | None = None
         self._had_data = False  # since the last time the parameters were averaged
+        self._trained = {param for param in model.parameters() if param.requires_grad}
+        self._own_steps = False  # of a custom engine: all ranks have data in each of them
         #: time in the user's step function in this pass, which does not wait for other ranks
         self.secs_in_step = 0.0
         self._noise = torch.Generator(device=ctx.device)
@@ -99,6 +101,7 @@ class RankedTraining:
             brought together
         :raises ModelError: there is no way to do so
         """
+        self._own_steps = own_steps
         if own_steps and self._uneven == "join":
             print(
                 'Note: the engine of the config has its own training steps, which cannot be done without data: uneven = "stop" is '
@@ -189,8 +192,11 @@ class RankedTraining:
 
     def _average(self) -> None:
         """A rank that had no data since the last time has nothing to say."""
-        weight = 1.0 if self._had_data else 0.0
-        average_parameters(self._ctx, self._model, weight=weight, on_cpu=self._options.sync_on_cpu)
+        weight = 1.0 if self._had_data or self._own_steps else 0.0
+        # A custom engine may switch requires_grad on and off between its updates.
+        self._trained.update(param for param in self._model.parameters() if param.requires_grad)
+        params = [param for param in self._model.parameters() if param in self._trained]
+        average_parameters(self._ctx, params, weight=weight, on_cpu=self._options.sync_on_cpu)
         self._had_data = False
 
     # ---- one pass over the data
@@ -204,6 +210,11 @@ class RankedTraining:
         self._pass = EvenSteps(self._ctx, uneven=self._uneven)
         self.secs_in_step = 0.0
         return self._pass.iterate(batches, complete_frac)
+
+    @property
+    def is_in_pass(self) -> bool:
+        """Whether the ranks step together through :meth:`even_batches`."""
+        return self._pass is not None
 
     @property
     def complete_frac(self) -> float | None:

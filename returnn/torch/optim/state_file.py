@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from returnn._state import state
 from returnn.log import log
 from returnn.options.loading import LoadingOptions
 from returnn.options.optimizer import read_optimizer
@@ -46,6 +47,7 @@ class OptimizerStateFile:
     def save_optimizer(self, filename: str, *, epoch: int | None = None, step: int | None = None) -> None:
         """
         Write the optimizer state, and what else a restart needs: scaler, gradients that are not yet applied, counters.
+        Of several ranks, only the first writes.
         The form is that of the dialect: bare, or wrapped; see :mod:`returnn.torch.optim.state`.
 
         :param filename: e.g. "models/epoch.010.opt.pt"
@@ -54,6 +56,8 @@ class OptimizerStateFile:
         :raises CheckpointError: cannot be written
         """
         assert self.optimizer is not None, "create_optimizer was not called"
+        if state.rank:  # engines of users call this on all ranks, which all have the same state
+            return
         print(f"Save optimizer under {filename}", file=log.v4)
         content = self.optimizer_state_dict()
         if self._dialect == "mainline":

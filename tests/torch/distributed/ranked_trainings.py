@@ -20,6 +20,7 @@ from returnn.config import Config, global_config_ctx
 from returnn.errors import ReturnnError
 from returnn.options.distributed import DistributedOptions
 from returnn.tensor import Dim, TensorDict, batch_dim
+from returnn.torch.context import get_run_ctx
 from returnn.torch.distributed.context import get_distributed, init_distributed, shutdown_distributed
 from returnn.torch.engine import Engine
 from returnn.torch.updater import Updater
@@ -235,6 +236,31 @@ class OwnUpdaterEngine(Engine):
         self._updater.create_optimizer()
 
 
+class OwnLoopEngine(Engine):
+    """With its own loop, but our steps."""
+
+    def train_epoch(self) -> None:
+        """Each rank its own data."""
+        self._init_train_step_run_ctx(train=True)
+        assert self._train_dataloader is not None
+        for step_idx, data in enumerate(self._train_dataloader):
+            run_ctx = get_run_ctx()
+            run_ctx.init_step(self._train_step)
+            self.run_train_step(data, run_ctx, step_idx)
+
+
+class OwnLoopAndStepsEngine(OwnLoopEngine):
+    """All its own."""
+
+    def run_train_step(self, data: Any, run_ctx: Any, step_idx: int) -> Any:
+        """No step at all."""
+
+    def train_epoch(self) -> None:
+        """Ends with a checkpoint."""
+        super().train_epoch()
+        self.save_model()
+
+
 Variant = Callable[[int], dict[str, Any]]
 
 #: name -> options for that number of ranks. What one process trains is the same as what the ranks train together.
@@ -331,6 +357,11 @@ OTHERS: dict[str, Variant] = {
         "accum_grad_multiple_step": 2,
         **_dist(reduce_type="param", param_sync_step=3),
     },
+    "two updaters, param": lambda n: {
+        **base_config(n, num_seqs=31),
+        "CustomEngine": TwoUpdatersEngine,
+        **_dist(reduce_type="param", param_sync_step=2),
+    },
     "per rank": lambda n: {**base_config(n, num_seqs=31), **_dist(loss_normalization="per_rank")},
     "mainline": mainline_config,
     "stop": lambda n: {**base_config(n, num_seqs=31), **_dist(uneven="stop")},
@@ -378,6 +409,8 @@ ERRORS: dict[str, Variant] = {
     },
     "ddp option": lambda n: {**base_config(n), **_dist(options={"find_unused_parameter": True})},
     "class": lambda n: {**base_config(n), **_dist(**{"class": "my_module.MyWrapper"})},
+    "own loop": lambda n: {**base_config(n, num_seqs=31), "CustomEngine": OwnLoopEngine},
+    "own loop and steps": lambda n: {**base_config(n, num_seqs=31), "CustomEngine": OwnLoopAndStepsEngine},
     "static graph": lambda n: {**base_config(n), **_dist(options={"static_graph": True})},
 }
 

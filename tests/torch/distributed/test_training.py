@@ -91,6 +91,8 @@ def test_steps_without_data(results: dict[int, list[dict[str, Any]]]) -> None:
         ("sync batch norm", "norm is a SyncBatchNorm, which needs data on all ranks"),
         ("ddp option", "arguments of DistributedDataParallel.*find_unused_parameter"),
         ("class", "my_module.MyWrapper"),
+        ("own loop", "OwnLoopEngine has its own loop over the training data"),
+        ("own loop and steps", "OwnLoopAndStepsEngine has its own loop over the training data"),
         ("static graph", '"uneven": "stop" with the option "static_graph"'),
     ],
 )
