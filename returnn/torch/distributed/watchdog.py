@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from returnn._state import state
+from returnn.log import log
 from returnn.util.env import get_hostname
 from returnn.util.rank_failure import FailureKind, RankFailure
 
@@ -488,13 +489,25 @@ class RankWatch:
 
     def _tell_progress(self) -> None:
         last_count = -1
+        launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         while not self._closing.wait(PROGRESS_SECS):
+            if launcher is not None and os.getppid() != launcher:
+                launcher = None
+                self._end_without_launcher()
             progress = self._progress
             age = time.monotonic() - progress.time
             if progress.count == last_count and progress.what:
                 progress = dataclasses.replace(progress, place=self._place())
             last_count = progress.count
             self._send("progress", progress={**dataclasses.asdict(progress), "time": 0.0}, age=age)
+
+    def _end_without_launcher(self) -> None:
+        """Nobody would end or restart the ranks any more."""
+        sentence = "torchrun, which started it, was killed"
+        print(f"This rank ends: {sentence}.", file=log.v1)
+        failure = dataclasses.replace(RankFailure.here(sentence, "stopped"), rank=self.rank)
+        self._send("failed", failure=failure.to_dict())
+        (self._on_other_failed or terminate_main_thread)()
 
     def _place(self) -> str:
         """:return: innermost place of the main thread, and the last one outside of libraries if that is another"""

@@ -272,3 +272,15 @@ def test_stop_all_while_rank_0_waits_for_the_other(signum: int, tmp_path: Path, 
     assert torchrun.returncode != 0
     run.assert_no_orphans()
     assert not [p for p in tmp_path.rglob("*") if ".tmp" in p.name or ".new_tmp" in p.name]
+
+
+def test_ranks_end_if_torchrun_is_killed(tmp_path: Path, runs: list[Run]) -> None:
+    write_config(tmp_path / "my.config", CONFIG)
+    run = Run(tmp_path, TEST_FAILURE="sleep")
+    runs.append(run)
+    torchrun = run.torchrun()
+    run.wait_for_failure()
+    torchrun.kill()
+    out = torchrun.communicate(timeout=60)[0]  # until the ranks have closed it
+    run.assert_no_orphans()
+    assert "torchrun, which started it, was killed" in out
