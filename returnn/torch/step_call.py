@@ -89,12 +89,12 @@ class StepCall:
         :return: what the function returns. Any: nobody looks at it
         """
         kwargs: dict[str, Any] = {"model": model, "run_ctx": run_ctx}
-        raw = data
         if "data" in self._passed:
             kwargs["data"] = self._cast(data if move is None else move(data))
-            # One copy to the device for both forms; lengths are wanted on the host.
-            raw = {key: value if ":" in key else kwargs["data"][key] for key, value in data.items()}
-        if self._template is not None and "extern_data" in self._passed:
+        if self._template is not None and self.takes_extern_data:
+            raw = data
+            if "data" in kwargs:  # one copy to the device for both forms; lengths are wanted on the host
+                raw = {key: value if ":" in key else kwargs["data"][key] for key, value in data.items()}
             kwargs["extern_data"] = raw_dict_to_extern_data(
                 raw,
                 extern_data_template=self._template,
@@ -102,8 +102,12 @@ class StepCall:
                 float_dtype=self._float_dtype,
                 with_eval_targets=self._with_eval_targets,
             )
+        if "run_ctx" not in self._passed:
+            del kwargs["run_ctx"]
+        if self._float_dtype is None:
+            return self._call(**kwargs)
         with default_float_dtype(self._float_dtype):
-            return self._call(**{name: kwargs[name] for name in ("model", *sorted(self._passed))})
+            return self._call(**kwargs)
 
     def _cast(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._float_dtype is None:
