@@ -11,7 +11,7 @@ import numpy
 from returnn.errors import ModelError
 from returnn.tensor.dim import Dim, batch_dim
 
-__all__ = ["OLD_ARGUMENTS", "check_arguments", "dims_of_old_form", "is_dtype_name"]
+__all__ = ["OLD_ARGUMENTS", "check_arguments", "dims_of_old_form", "dtype_name"]
 
 #: Arguments of the old form; batch_dim_axis can only be its default.
 OLD_ARGUMENTS = ("shape", "dim", "sparse", "time_dim_axis", "feature_dim_axis", "batch_dim_axis")
@@ -20,24 +20,26 @@ OLD_ARGUMENTS = ("shape", "dim", "sparse", "time_dim_axis", "feature_dim_axis", 
 _OTHER_ARGUMENTS = ("dims", "dim_tags", "dtype", "sparse_dim", "feature_dim", "available_for_inference")
 
 #: Names of dtypes that numpy does not know.
-_DTYPES_OF_TORCH = ("bfloat16", "string")
+_OTHER_DTYPES = ("bfloat16", "string", "str", "object")
 
 _NOT_GIVEN: Any = object()
 
 
-def is_dtype_name(dtype: object) -> bool:
+def dtype_name(dtype: object) -> str | None:
     """
-    :param dtype: as given in a description
-    :return: whether it names a dtype of numpy or torch, or is "string"
+    :param dtype: as given: its name, or a dtype of numpy or torch
+    :return: its name, e.g. "float32"; also "string". None: there is no such dtype
     """
     if not isinstance(dtype, str):
-        return False
-    if dtype in _DTYPES_OF_TORCH or dtype.startswith("float8_"):
-        return True
+        is_numpy = isinstance(dtype, numpy.dtype) or (isinstance(dtype, type) and issubclass(dtype, numpy.generic))
+        name = str(numpy.dtype(dtype)) if is_numpy else str(dtype)  # type: ignore[call-overload]
+        return name.removeprefix("torch.") if is_numpy or name.startswith("torch.") else None
+    if dtype in _OTHER_DTYPES or dtype.startswith("float8_"):
+        return dtype
     try:
-        return numpy.dtype(dtype).name == dtype or dtype in ("str", "object")
+        return dtype if numpy.dtype(dtype).name == dtype else None
     except TypeError:
-        return False
+        return None
 
 
 def check_arguments(name: str, opts: Mapping[str, Any]) -> None:

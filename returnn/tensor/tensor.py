@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from returnn.errors import ModelError
-from returnn.tensor._old_form import check_arguments, dims_of_old_form, is_dtype_name
+from returnn.tensor._old_form import check_arguments, dims_of_old_form, dtype_name
 from returnn.tensor.dim import Dim
 
 __all__ = ["Tensor"]
@@ -39,7 +39,7 @@ class Tensor:
         """
         :param name: for messages
         :param dims: the axes. Without it: the old form
-        :param dtype: e.g. "float32"; default "int32" if sparse, else "float32"
+        :param dtype: e.g. "float32", or the dtype itself; default "int32" if sparse, else "float32"
         :param sparse_dim: the values are indices into this axis
         :param feature_dim: which axis is the feature axis
         :param raw_tensor: the value. Any: the framework's tensor type
@@ -51,7 +51,8 @@ class Tensor:
         """
         dims = dim_tags if dims is None else dims
         check_arguments(name, old_form)
-        if dtype is not None and not is_dtype_name(dtype):
+        known_dtype = None if dtype is None else dtype_name(dtype)
+        if dtype is not None and known_dtype is None:
             raise ModelError(
                 f'Tensor {name!r}: dtype = {dtype!r}, expected the name of one, e.g. "float32" or "int32".'
             )
@@ -70,7 +71,7 @@ class Tensor:
                     feature_dim = old_dims[-1]
         self.name = name
         self.dims: tuple[Dim, ...] = tuple(dims or ())
-        self.dtype = dtype or ("int32" if sparse_dim is not None else "float32")
+        self.dtype = known_dtype or ("int32" if sparse_dim is not None else "float32")
         self.sparse_dim = sparse_dim
         self.feature_dim = feature_dim
         self.raw_tensor = raw_tensor

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from returnn.errors import ModelError
 from returnn.tensor import Dim, Tensor, batch_dim
@@ -82,6 +83,17 @@ def test_members() -> None:
     assert tensor.raw_tensor is not None
     assert Tensor("x", dim=4).feature_dim is not None
     assert Tensor("x", dim=4, sparse=True).feature_dim is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", np.float16, np.dtype("float16"), torch.float16])
+def test_dtypes(dtype: Any) -> None:
+    assert Tensor("x", [batch_dim], dtype).dtype == "float16"
+
+
+@pytest.mark.parametrize("dtype", ["float33", "torch.float16", "", float, 16, "f4"])
+def test_unknown_dtypes(dtype: Any) -> None:
+    with pytest.raises(ModelError, match="Tensor 'x': dtype = .*, expected the name of one"):
+        Tensor("x", [batch_dim], dtype)
 
 
 @pytest.mark.parametrize(
