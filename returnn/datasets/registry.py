@@ -156,6 +156,7 @@ def init_dataset(
     if not kwargs:
         raise DatasetError(f"init_dataset: expected a dataset dict with a 'class', got {kwargs!r}.")
     if callable(kwargs):
+        _check_needs_no_arguments(kwargs)
         return init_dataset(kwargs(), extra_kwargs, default_kwargs, parent_dataset=parent_dataset)
     if isinstance(kwargs, str):
         return init_dataset(_from_str(kwargs), extra_kwargs, default_kwargs, parent_dataset=parent_dataset)
@@ -222,6 +223,19 @@ def _wrong_options(cls: type[Dataset], opts: DatasetDict) -> str:
 
 def _takes_fast(dataset: Dataset) -> bool:
     return "fast" in inspect.signature(dataset.len_info).parameters
+
+
+def _check_needs_no_arguments(func: Callable[..., object]) -> None:
+    """:raises DatasetError: the function cannot be called without arguments"""
+    try:
+        inspect.signature(func).bind()
+    except ValueError:  # a builtin without signature
+        return
+    except TypeError as exc:
+        raise DatasetError(
+            f"a dataset is given by the function {getattr(func, '__qualname__', func)!r}, which is called without arguments "
+            f"and returns the dataset dict; but it needs some: {exc}. Give them defaults."
+        ) from exc
 
 
 def _from_str(text: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from returnn.errors import ConfigError, MissingOptionError, OptionError
+from returnn.options.dialect import is_mainline
 from returnn.options.dummy_data import DummyDataOptions
 from returnn.options.registry import Option, declare, is_given, read
 
@@ -73,6 +74,7 @@ class DataOptions:
     eval_datasets: Mapping[str, DatasetDict]  # in the order of evaluation; "dev" first
     forward: DatasetDict | None
     forward_name: str = "forward"  # or that of the other dataset that it is
+    forward_option: str = "forward"  # how the dialect of the config spells it
 
     @classmethod
     def from_config(cls, config: Config | Mapping[str, Any]) -> DataOptions:
@@ -106,7 +108,13 @@ class DataOptions:
             train = None if train is None else dummy.dataset(train=True)
             eval_datasets = {name: dummy.dataset(train=False) for name in eval_datasets}
             forward = None if forward is None else dummy.dataset(train=forward_name == "train")
-        return cls(train=train, eval_datasets=eval_datasets, forward=forward, forward_name=forward_name)
+        return cls(
+            train=train,
+            eval_datasets=eval_datasets,
+            forward=forward,
+            forward_name=forward_name,
+            forward_option=_forward_option(config),
+        )
 
     def require_train(self) -> DatasetDict:
         """
@@ -132,7 +140,8 @@ class DataOptions:
         :raises MissingOptionError: not set
         """
         if self.forward is None:
-            raise MissingOptionError("forward", needed_for="the task forward", todo=f"Set e.g. forward = {_EXAMPLE}")
+            name = self.forward_option
+            raise MissingOptionError(name, needed_for="the task forward", todo=f"Set e.g. {name} = {_EXAMPLE}")
         return self.forward
 
 
@@ -175,6 +184,11 @@ def _named_datasets(config: Config | Mapping[str, Any]) -> Mapping[str, DatasetD
     return value
 
 
+def _forward_option(config: Config | Mapping[str, Any]) -> str:
+    """:return: name of the option for messages: mainline's dialect calls it forward_data"""
+    return "forward_data" if is_mainline(config) else "forward"
+
+
 def _forward(
     config: Config | Mapping[str, Any], others: Mapping[str, DatasetDict | None]
 ) -> tuple[str, DatasetDict | None]:
@@ -187,8 +201,8 @@ def _forward(
         if target is None:
             known = ", ".join(repr(n) for n, v in others.items() if v is not None) or "none"
             raise ConfigError(
-                f'option "forward" (or "forward_data") names the dataset {value!r}, which the config does not define (it defines: {known}). '
-                f"Set it to a dataset dict, e.g. forward = {_EXAMPLE}."
+                f'option "{_forward_option(config)}" names the dataset {value!r}, which the config does not define (it defines: {known}). '
+                f"Set it to a dataset dict, e.g. {_forward_option(config)} = {_EXAMPLE}."
             )
         return value, target
     if value is None or (isinstance(value, Mapping) and not value):

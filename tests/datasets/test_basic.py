@@ -329,6 +329,8 @@ def test_init_dataset_forms() -> None:
     assert init_dataset(dataset) is dataset
     assert init_dataset(lambda: opts, default_kwargs={"name": "x"}).name == "x"
     assert init_dataset(lambda: dataset) is dataset
+    with pytest.raises(DatasetError, match=r"called without arguments.*missing a required .*argument: 'num'"):
+        init_dataset(lambda num: {**opts, "num_seqs": num})  # type: ignore[arg-type,misc]
     assert init_dataset(str(opts)).get_total_num_seqs() == 4
     with global_config_ctx(Config({"my_data": opts})):
         assert init_dataset("config:my_data").get_total_num_seqs() == 4

@@ -46,6 +46,16 @@ def test_forward_by_unknown_name() -> None:
         DataOptions.from_config({"train": A, "forward_data": "test"})
 
 
+def test_messages_spell_the_option_as_the_dialect_does() -> None:
+    mainline = {"extern_data": {"data": {"dim": 2}}}
+    with pytest.raises(ConfigError, match="forward_data = "):
+        DataOptions.from_config({**mainline, "train": A, "forward_data": "test"})
+    with pytest.raises(ConfigError, match='option "forward_data" is not set'):
+        DataOptions.from_config(mainline).require_forward()
+    with pytest.raises(ConfigError, match='option "forward" is not set'):
+        DataOptions.from_config({}).require_forward()
+
+
 def test_eval_is_the_default_of_forward() -> None:
     assert DataOptions.from_config({"eval": A}).require_forward() == A
 

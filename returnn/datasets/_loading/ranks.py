@@ -36,7 +36,7 @@ def data_rank(dataset: Dataset, rank: int, num_ranks: int, *, name: str, is_glob
         return 0, 1
     if hasattr(dataset, "distrib_shard_files"):
         print(
-            f"Dataset {name!r}: each rank reads all files, and uses every {num_ranks}th sequence. "
+            f"Dataset {name!r}: each rank reads all files, and uses one of {num_ranks} sequences in turn. "
             "With distrib_shard_files = True, each rank reads files of its own.",
             file=log.v3,
         )
