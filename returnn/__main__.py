@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from returnn._state import state
 from returnn.cli import args as cli_args
-from returnn.cli.rank_end import leave, note_failure, part_from_ranks, say_cause
+from returnn.cli.rank_end import leave, leave_in_order, note_failure, part_from_ranks, say_cause
 from returnn.cli.signals import EXIT_CODE_INTERRUPTED, EXIT_CODE_TERMINATED, SignalHandling, Terminated, end_children
 from returnn.util.launcher import find_launch, set_process_rank
 
@@ -477,6 +477,8 @@ def console_main() -> None:
     # All is done. What is left is the end of the interpreter, which takes a moment if torch is loaded;
     # a Ctrl-C that comes so late would only show errors of library code that ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if state.world_size > 1:
+        leave_in_order(0)
 
 
 if __name__ == "__main__":

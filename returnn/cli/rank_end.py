@@ -9,6 +9,7 @@ thread did not do so in time.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import logging
@@ -35,6 +36,7 @@ __all__ = [
     "part_from_ranks",
     "say_cause",
     "leave",
+    "leave_in_order",
 ]
 
 #: From a signal or an error until the process ends in any case.
@@ -246,6 +248,21 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"{rank_prefix()}{text}\n")
         sys.stderr.flush()
+
+
+def leave_in_order(exit_code: int) -> None:
+    """
+    End the process when all is done: what the interpreter does at its end (threads, functions of atexit, buffers), but
+    not what the destructors of C++ libraries do then. Now and then one of them aborts the process ("terminate called
+    without an active exception") because a thread of a process group still runs.
+
+    :param exit_code: of the process
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    leave(exit_code)
 
 
 def leave(exit_code: int) -> None:

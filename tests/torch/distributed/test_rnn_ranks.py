@@ -182,7 +182,14 @@ def test_incomplete_group_in_which_only_rank_0_had_data(tmp_path: Path, config: 
     for num in (1, 2):
         cwd = tmp_path / f"ranks{num}"
         cwd.mkdir()
-        args = ("++accum_grad_multiple_step", "5", "++accum_grad_leftover", leftover, "++max_seqs", str(6 // num))
+        args: tuple[str, ...] = (
+            "++accum_grad_multiple_step",
+            "5",
+            "++accum_grad_leftover",
+            leftover,
+            "++max_seqs",
+            str(6 // num),
+        )
         args += ("++torch_distributed", "{'reduce_type': 'grad_explicit'}", "++num_epochs", "2")
         output = run_rnn_ranks(num, config, *args, cwd=cwd)
         folders.append(cwd)
@@ -284,3 +291,23 @@ def test_bad_option(tmp_path: Path, config: str) -> None:
     (result,) = _run_all([(tmp_path, [config, "++torch_distributed", "{'reduce_typ': 'grad'}"], {})])
     assert result.returncode == 1
     assert 'Did you mean "reduce_type"' in result.stdout.strip().splitlines()[-1]
+
+
+def test_the_end_of_a_rank_is_that_of_a_program(tmp_path: Path) -> None:
+    """Threads are waited for, functions of atexit are called, nothing printed is lost."""
+    code = """
+    import atexit, os, threading, time
+    task = "config:work"
+    torch_distributed = {}
+
+    def late():
+        threading.main_thread().join(0.5)
+        print("THREAD", flush=False)
+
+    def work():
+        atexit.register(lambda: print("ATEXIT", flush=False))
+        threading.Thread(target=late).start()
+    """
+    write_config(tmp_path / "my.config", code)
+    out = run_rnn_ranks(2, "my.config", cwd=tmp_path)
+    assert out.count("THREAD") == out.count("ATEXIT") == 2, out
