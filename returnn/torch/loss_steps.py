@@ -80,9 +80,12 @@ class LossSteps(PassHooks):
             self._updater.step(total_loss, step_idx)
         else:
             self._updater.step(total_loss)
-        self._epochs_done = self._epoch_continuous()
         if updater is not None:
-            losses = {**losses, **updater.take_losses()}
+            if updater.needs_train_position:
+                self._epochs_done = self._epoch_continuous()
+            reported = updater.take_losses()
+            if reported:
+                losses = {**losses, **reported}
         return total_loss, losses
 
     def _tell_train_position(self, step_idx: int | None) -> None:
