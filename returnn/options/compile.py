@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from returnn.errors import OptionError
-from returnn.options.registry import Option, closest_names, declare, read
+from returnn.options.registry import Option, check_known_keys, declare, read
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -57,15 +57,7 @@ class CompileOptions:
             return cls()
         if not isinstance(value, Mapping):
             raise OptionError("torch_compile", expected="True, False or a dict", got=value, todo=_EXAMPLE)
-        for key in value:
-            if key not in _KEYS:
-                guess = closest_names(str(key), _KEYS)
-                raise OptionError(
-                    "torch_compile",
-                    expected=f"only the keys {', '.join(_KEYS)}",
-                    got=key,
-                    todo=f"Did you mean {guess[0]!r}?" if guess else _EXAMPLE,
-                )
+        check_known_keys("torch_compile", value, _KEYS, example=_EXAMPLE)
         _check(value, "backend", "a name or a function", lambda x: isinstance(x, str) or callable(x))
         _check(value, "mode", "a name or None", lambda x: x is None or isinstance(x, str))
         _check(value, "dynamic", "True, False or None", lambda x: x is None or isinstance(x, bool))

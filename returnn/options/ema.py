@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from returnn.errors import OptionError
-from returnn.options.registry import Option, closest_names, declare, read
+from returnn.options.registry import Option, check_known_keys, declare, read
 from returnn.options.values import to_float
 
 if TYPE_CHECKING:
@@ -56,15 +56,7 @@ class EmaOptions:
         if not isinstance(value, Mapping):
             raise OptionError("ema", expected="a dict or None", got=value, todo=_EXAMPLE)
         keys = [field.name for field in dataclasses.fields(cls)]
-        for key in value:
-            if key not in keys:
-                guess = closest_names(str(key), keys)
-                raise OptionError(
-                    "ema",
-                    expected=f"only the keys {', '.join(keys)}",
-                    got=key,
-                    todo=f"Did you mean {guess[0]!r}?" if guess else _EXAMPLE,
-                )
+        check_known_keys("ema", value, keys, example=_EXAMPLE)
         decay = to_float(value.get("decay", cls.decay))
         if decay is None or not 0 <= decay < 1:
             raise OptionError("ema", expected='0 <= "decay" < 1', got=value["decay"], todo=_EXAMPLE)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from returnn.errors import ConfigError
+from returnn.errors import ConfigError, OptionError
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -23,6 +23,7 @@ __all__ = [
     "declare",
     "lookup",
     "all_options",
+    "check_known_keys",
     "closest_names",
     "is_given",
     "read",
@@ -93,6 +94,25 @@ def closest_names(name: str, candidates: Iterable[str] | None = None, n: int = 1
         if prefix + name in known:
             return [prefix + name]
     return difflib.get_close_matches(name, known, n=n, cutoff=0.8)
+
+
+def check_known_keys(name: str, given: Iterable[object], known: Sequence[str], *, example: str) -> None:
+    """
+    :param name: option whose value is a dict
+    :param given: its keys
+    :param known: those that there are
+    :param example: what to do if no known key is similar
+    :raises OptionError: an unknown key; names a similar one
+    """
+    for key in given:
+        if key not in known:
+            guess = closest_names(str(key), known)
+            raise OptionError(
+                name,
+                expected=f"only the keys {', '.join(known)}",
+                got=key,
+                todo=f"Did you mean {guess[0]!r}?" if guess else example,
+            )
 
 
 def _has(config: Config | Mapping[str, Any], name: str) -> bool:
