@@ -465,6 +465,18 @@ class Dataset(SeqOrderMixin, DataInfoMixin, ChildrenMixin):
                 return False
         return False
 
+    def supports_jump(self) -> bool:
+        """
+        Asked after ``init_seq_order``. A training that is stopped within an epoch can then go on at once. Else the epoch is
+        read again from its start up to there, unless the class has methods ``state_dict()`` and ``load_state_dict(state)``:
+        the state before a sequence is loaded (plain values, lists, dicts, arrays), and back to it after ``init_seq_order``
+        of the same epoch.
+
+        :return: whether, after ``init_seq_order``, ``load_seqs(p, p + 1)`` for any p gives what it gives after all
+            sequences before were loaded
+        """
+        return False
+
     # ---- information
 
     def len_info(self, *, fast: bool = False) -> str:
