@@ -49,6 +49,10 @@ class ProcessState:
     num_workers: int = 0
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
     quitting: bool = False
+    # How many users of returnn.util.stop_request.accept_stops there are, and why a stop was requested (None: it was not).
+    # Written and read through that module.
+    num_stop_acceptors: int = 0
+    stop_reason: str | None = None
     # Texts of the warnings which are shown only once per process. Used by returnn.log and BehaviorVersion.
     shown_warnings: set[str] = dataclasses.field(default_factory=set)
     # Defaults of returnn.util.pprint.pretty_print: characters; arrays as exact expressions.
