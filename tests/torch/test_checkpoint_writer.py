@@ -226,13 +226,13 @@ def test_copy_is_equal_and_apart(state: Any) -> None:
 
 def test_model_and_optimizer(tmp_path: pathlib.Path) -> None:
     """The snapshot is what a checkpoint at that moment has, also in size, while training goes on."""
-    first, tied = torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)
-    model = torch.nn.Sequential(first, torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3), tied)
+    first, tied = torch.nn.Linear(30, 40), torch.nn.Linear(30, 40)
+    model = torch.nn.Sequential(first, torch.nn.BatchNorm1d(40), torch.nn.Linear(40, 30), tied)
     tied.weight = first.weight
     optimizer = torch.optim.AdamW(model.parameters(), amsgrad=True)
 
     def step() -> None:
-        model(torch.randn(5, 3)).square().sum().backward()
+        model(torch.randn(5, 30)).square().sum().backward()
         optimizer.step()
 
     step()
@@ -242,7 +242,7 @@ def test_model_and_optimizer(tmp_path: pathlib.Path) -> None:
     copied = to_host(state)
     step()
     save_file_atomic(copied, paths[1])
-    assert paths[0].stat().st_size == paths[1].stat().st_size
+    assert abs(paths[0].stat().st_size - paths[1].stat().st_size) < 500  # a weight more would be 4800
     now, later = map(load_file, paths)
     assert same(now, later)
     assert later["model"]._metadata == now["model"]._metadata
