@@ -22,13 +22,14 @@ from returnn.cli import args as cli_args
 from returnn.cli.rank_end import leave, leave_in_order, note_failure, part_from_ranks, say_cause
 from returnn.cli.signals import EXIT_CODE_INTERRUPTED, EXIT_CODE_TERMINATED, SignalHandling, Terminated, end_children
 from returnn.util.launcher import find_launch, set_process_rank
+from returnn.util.rank_failure import RankFailure, write_error_file
+from returnn.util.stop_request import EXIT_CODE_STOPPED, TrainingStopped
+from returnn.util.stop_request import forget as forget_stop_requests
 
 if TYPE_CHECKING:
     from returnn.config import Config
     from returnn.datasets.basic import Dataset
     from returnn.engine.base import EngineBase
-    from returnn.util.rank_failure import RankFailure
-
 __all__ = [
     "config",
     "engine",
@@ -235,6 +236,7 @@ def init(
     """
     _set(quit_returnn=False)
     state.quitting = False  # maybe set by an earlier run in this process
+    forget_stop_requests()
     init_better_exchook()
     set_process_rank(find_launch(job_systems=False))
     init_config(
@@ -335,7 +337,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     :param argv: program name, config files, options; default ``sys.argv``
     :raises SystemExit: exit code 0 after help or version, 1 without arguments and after Ctrl-C, 2 for wrong options,
-        143 after SIGTERM, n if a function of the config called ``sys.exit(n)``
+        143 after SIGTERM, 85 if a training was stopped by a signal or a limit of time and has saved all, n if a function of
+        the config called ``sys.exit(n)``
     """
     _open_closed_streams()
     program, *args = sys.argv if argv is None else argv
@@ -354,6 +357,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             _finalize_after_error()
             _leave_if_rank(EXIT_CODE_INTERRUPTED)
             sys.exit(EXIT_CODE_INTERRUPTED)
+        except TrainingStopped as exc:
+            signals.stopped()
+            _end_stopped(exc)
+            raise
         except Terminated as exc:
             signals.ending()
             first = _end_of_rank(exc, signals, exit_code=1)
@@ -433,6 +440,23 @@ def _end_of_rank(exc: BaseException, signals: SignalHandling, *, exit_code: int)
     is_error = not isinstance(exc, (SystemExit, KeyboardInterrupt))
     report = error_report.short_report(exc) if is_error else sentence
     return note_failure(exc, sentence=sentence, report=report, is_stop=is_stop)
+
+
+def _end_stopped(exc: TrainingStopped) -> None:
+    """The end after a stop that was requested, and after which nothing is lost. All ranks come here after the same step."""
+    from returnn.log import log
+
+    print(
+        f"Stopped as requested ({exc.reason}). All is saved, the next start goes on there. Exit code {EXIT_CODE_STOPPED}.",
+        file=log.v1,
+    )
+    finalize()
+    end_children()
+    part_from_ranks()
+    _flush_stdout()
+    if state.world_size > 1:
+        write_error_file(str(exc), is_stop=True)
+        leave_in_order(EXIT_CODE_STOPPED)
 
 
 def _leave_if_rank(exit_code: int, first: RankFailure | None = None) -> None:

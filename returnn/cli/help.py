@@ -8,6 +8,7 @@ import sys
 
 from returnn._config.cmdline import SHORT_OPTIONS
 from returnn.cli.tasks import REFUSED_TASKS, TASKS
+from returnn.util.stop_request import EXIT_CODE_STOPPED
 
 __all__ = ["usage_line", "help_text", "version_text", "start_info"]
 
@@ -39,7 +40,8 @@ Examples:
 
 A second run of the same command continues from the newest complete checkpoint.
 All options: docs/options.md, or: python -m returnn.options.docs
-Exit codes: 0 done; 1 an error (the last line on stderr says which) or Ctrl-C; 2 a wrong option; 143 ended by SIGTERM.
+Exit codes: 0 done; 1 an error (the last line on stderr says which) or Ctrl-C; 2 a wrong option; 143 ended by SIGTERM;
+  {stopped} a training that was stopped by SIGTERM, SIGUSR1, Ctrl-C or a limit of time, and has saved all: start it again.
 """
 
 
@@ -59,6 +61,7 @@ def help_text(program: str) -> str:
     width = max(len(name) for name in TASKS)
     return _HELP.format(
         usage=usage_line(program),
+        stopped=EXIT_CODE_STOPPED,
         program=_shown(program),
         default_task="train",
         short_options=", ".join(f"-{short} {key}" for short, key in SHORT_OPTIONS.items()),

@@ -66,6 +66,7 @@ class EndGuard:
         is_ending: Callable[[], bool],
         end_children: Callable[[float], None],
         exit_codes: dict[int, int],
+        only_requests: Callable[[int], bool] = lambda signum: False,
     ):
         """
         To be called in the main thread.
@@ -73,10 +74,12 @@ class EndGuard:
         :param is_ending: whether the main thread has begun to end
         :param end_children: ends the processes that we started; its argument is the limit in seconds
         :param exit_codes: number of a signal that ends the process -> exit code
+        :param only_requests: whether such a signal only asks for a stop after the current step; called for each, in our thread
         """
         self._is_ending = is_ending
         self._end_children = end_children
         self._exit_codes = exit_codes
+        self._only_requests = only_requests
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._exit_code = 1
@@ -105,6 +108,11 @@ class EndGuard:
             faulthandler.dump_traceback_later(_LAST_RESORT_SECS, exit=True)
         with contextlib.suppress(OSError):
             self._writer.send(b"\0")
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the time runs."""
+        return self._deadline is not None
 
     def stop(self) -> None:
         """The run has ended: leave the process alone."""
@@ -139,7 +147,7 @@ class EndGuard:
             if not numbers:
                 break
             for number in numbers:
-                if number in self._exit_codes:
+                if number in self._exit_codes and (self._is_ending() or not self._only_requests(number)):
                     code = 1 if failed_before() is not None else self._exit_codes[number]
                     self.require_end(code, reason=f"stopped by {signal.Signals(number).name}")
         self._reader.close()

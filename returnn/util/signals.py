@@ -5,14 +5,17 @@ Handlers of signals and crashes that say where the program is.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import faulthandler
+import io
 import os
 import signal
 import sys
 import threading
 from types import FrameType
 
+from returnn.util import stop_request
 from returnn.util.thread_traces import dump_all_thread_tracebacks
 
 __all__ = [
@@ -34,10 +37,23 @@ def format_signum(signum: int) -> str:
 
 
 def signal_handler(signum: int, frame: FrameType | None) -> None:
-    """Print the signal and the stacks of all threads."""
-    print(f"Signal handler: got signal {format_signum(signum)}")
-    dump_all_thread_tracebacks()
-    sys.stdout.flush()
+    """
+    Print the signal and the stacks of all threads. SIGUSR1 also asks a training that can save to stop after its step
+    (:mod:`returnn.util.stop_request`): SLURM and SGE can send it when the limit of time is near.
+    """
+    is_new = stop_request.requested() is None
+    stops = signum == getattr(signal, "SIGUSR1", None) and stop_request.request("SIGUSR1")
+    text = io.StringIO()
+    print(f"Signal handler: got signal {format_signum(signum)}", file=text)
+    if stops and is_new:
+        print("The training saves after this step and stops.", file=text)
+    dump_all_thread_tracebacks(file=text)
+    try:
+        sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
+    except (RuntimeError, OSError, ValueError):  # it interrupted a write to the same stream, or nobody reads
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.stdout.fileno(), text.getvalue().encode())
 
 
 def install_signal_handler_if_default(signum: int, exceptions_are_fatal: bool = False) -> bool:
@@ -60,7 +76,8 @@ def install_signal_handler_if_default(signum: int, exceptions_are_fatal: bool = 
 
 def init_faulthandler(sigusr1_chain: bool = False) -> None:
     """
-    Dump the stacks of all threads on SIGUSR1 and SIGUSR2 (the process goes on) and on crashes such as SIGSEGV.
+    Dump the stacks of all threads on SIGUSR1 and SIGUSR2 (the process goes on; a training that can save stops after its step
+    on SIGUSR1, see :func:`signal_handler`) and on crashes such as SIGSEGV.
 
     :param sigusr1_chain: call an earlier handler of SIGUSR1 as well
     """

@@ -20,6 +20,7 @@ __all__ = [
     "StopRequested",
     "TrainingStopped",
     "accept_stops",
+    "forget",
     "raise_if_requested",
     "request",
     "requested",
@@ -58,15 +59,29 @@ class TrainingStopped(SystemExit):
 def accept_stops() -> Iterator[None]:
     """
     Within it, signals only request a stop. Can be nested. When the outermost one ends, a request that nobody followed is
-    forgotten: the training has ended by itself.
+    forgotten: the training has ended by itself. After :class:`TrainingStopped` signals change nothing any more: the process
+    ends.
     """
     state.num_stop_acceptors += 1
     try:
         yield
-    finally:
-        state.num_stop_acceptors -= 1
-        if not state.num_stop_acceptors:
-            state.stop_reason = None
+    except TrainingStopped:
+        raise
+    except BaseException:
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    state.num_stop_acceptors -= 1
+    if not state.num_stop_acceptors:
+        state.stop_reason = None
+
+
+def forget() -> None:
+    """For the start of another run in the same process."""
+    state.num_stop_acceptors, state.stop_reason = 0, None
 
 
 def will_stop_on_request() -> bool:

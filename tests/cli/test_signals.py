@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from returnn.cli.signals import SignalHandling, Terminated, end_children
+from returnn.util.signals import signal_handler
 from tests.cli.helpers import command, environment, rnn, write_config
 
 #: Says that it runs, then waits long; notes in a file that it was unwound.
@@ -151,3 +154,93 @@ def test_ctrl_c_when_all_is_done(tmp_path: Path) -> None:
     config = "import atexit, os, signal\ntask = 'nop'\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
     result = rnn([write_config(tmp_path, config)], tmp_path)
     assert (result.code, result.err) == (0, "")
+
+
+#: A stand-in for a training: steps of 50 ms that accept stops, then "saves".
+STOPPABLE = """
+import signal, time
+from returnn.util import stop_request
+
+task = "config:train_it"
+log_verbosity = 4
+
+def train_it():
+    with stop_request.accept_stops():
+        print("WAITING", flush=True)
+        while True:
+            time.sleep(0.05)
+            reason = stop_request.requested()
+            if reason:
+                open("saved", "w").close()
+                raise stop_request.TrainingStopped(reason)
+"""
+#: As STOPPABLE, but its step never ends.
+LONG_STEP = STOPPABLE.replace("if reason:", "if False:")
+
+
+@pytest.mark.parametrize(
+    ("signum", "reason"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGINT, "Ctrl-C")]
+)
+def test_a_training_stops_after_its_step(signum: signal.Signals, reason: str, tmp_path: Path) -> None:
+    proc, _ = start(tmp_path, STOPPABLE)
+    proc.send_signal(signum)
+    if signum != signal.SIGUSR1:
+        proc.send_signal(signum)  # timeout(1) and torchrun send it twice
+    out, err = proc.communicate(timeout=60)
+    assert proc.returncode == 85
+    assert out.splitlines()[-2:] == [
+        f"Stopped as requested ({reason}). All is saved, the next start goes on there. Exit code 85.",
+        "Quitting",
+    ]
+    assert (tmp_path / "saved").exists()
+    if signum == signal.SIGUSR1:
+        assert "The training saves after this step and stops." in out and "That were all threads." in out
+        assert "Traceback" not in out and "test_signals" not in err
+    else:
+        assert err.splitlines() == [
+            f"{reason}: the training saves after this step and stops. Another {reason} ends it without that."
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_the_second_signal_ends_it_at_once(signum: signal.Signals, code: int, tmp_path: Path) -> None:
+    proc, _ = start(tmp_path, LONG_STEP)
+    assert proc.stderr is not None
+    proc.send_signal(signum)
+    assert "saves after this step" in proc.stderr.readline()
+    other = signal.SIGINT if signum == signal.SIGTERM else signal.SIGTERM
+    proc.send_signal(other)  # another kind is another request, as job systems send both
+    assert "saves after this step" in proc.stderr.readline()
+    while proc.poll() is None:  # the same within two seconds belongs to the first
+        proc.send_signal(signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            proc.wait(timeout=2.5)
+    out, err = proc.communicate(timeout=60)
+    assert proc.returncode == code
+    assert out.splitlines()[-1] == "Quitting" and err == ""
+    assert not (tmp_path / "saved").exists()
+
+
+def test_usr2_only_says_where_it_is(tmp_path: Path) -> None:
+    proc, _ = start(tmp_path, STOPPABLE)
+    assert proc.stdout is not None
+    proc.send_signal(signal.SIGUSR2)
+    assert any("That were all threads." in line for line in proc.stdout)
+    assert proc.poll() is None and not (tmp_path / "saved").exists()
+    proc.send_signal(signal.SIGTERM)
+    proc.communicate(timeout=60)
+    assert proc.returncode == 85
+
+
+def test_usr1_in_the_middle_of_a_print(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    class Busy(io.StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+        def fileno(self) -> int:
+            return 1
+
+    monkeypatch.setattr(sys, "stdout", Busy())
+    signal_handler(signal.SIGUSR1, None)
+    assert "got signal 10 (SIGUSR1)" in capfd.readouterr().out
