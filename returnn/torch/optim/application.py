@@ -10,6 +10,7 @@ import torch
 from returnn.errors import NonFiniteGradientError
 from returnn.frontend.run_ctx import Loss
 from returnn.torch.distributed.tensors import whole_tensor
+from returnn.torch.optim.direct_adam import DirectAdam
 from returnn.torch.optim.gradients import found_in, found_nonfinite, grad_norm_loss, gradient_noise_
 from returnn.torch.optim.skipped_updates import SkippedUpdates
 
@@ -45,6 +46,8 @@ class GradientApplication:
     # Parameters of the network whose gradients are handled, and the network they are of.
     _grad_params: tuple[torch.nn.Parameter, ...] = ()
     _grad_params_of: torch.nn.Module | None = None
+    # Makes the same updates as the optimizer, with less overhead.
+    _direct_adam: DirectAdam | None = None
     # Norm of the gradients of this update before clipping, if it is to be reported.
     _grad_norm: torch.Tensor | None = None
 
@@ -82,7 +85,7 @@ class GradientApplication:
             skipped = self._check_and_change_gradients(grads)
             self._step_unless_found_on_device(optimizer, skipped)
         elif not self._check_and_change_gradients(grads).item():
-            optimizer.step()
+            self._step(optimizer)
             self._skipped_updates.count_valid()
         else:
             skipped = True
@@ -95,6 +98,12 @@ class GradientApplication:
         for hook in self._update_hooks:
             hook(skipped)
         self._skipped_updates.check()
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._direct_adam is None or self._direct_adam.optimizer is not optimizer:
+            self._direct_adam = DirectAdam(optimizer)
+        if not self._direct_adam.step():
+            optimizer.step()
 
     def _check_and_change_gradients(self, grads: list[torch.Tensor]) -> torch.Tensor:
         """

@@ -29,6 +29,9 @@ _SAME_NUMBERS_ON_CPU = (
 #: 64x64, Adam: 480 instead of 670 us), but goes over all parameters once per operation, which leaves the caches with larger
 #: ones (50 of 256x256: 8.6 instead of 6.8 ms).
 _MAX_MEAN_SIZE_ON_CPU = 8192
+#: With fewer parameters, the plain form is quicker on the CPU. Not for Adam, see returnn.torch.optim.direct_adam.
+_MIN_PARAMETERS_ON_CPU = 4
+_QUICKER_WITH_FEW_PARAMETERS = (torch.optim.Adam, torch.optim.AdamW)
 #: If the user gives one of these, the choice is his.
 _CHOICES = ("fused", "foreach", "differentiable", "capturable")
 
@@ -61,6 +64,7 @@ def implementation_args(
     if (
         optimizer_class in _SAME_NUMBERS_ON_CPU
         and all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64) for p in params)
+        and (len(params) >= _MIN_PARAMETERS_ON_CPU or optimizer_class in _QUICKER_WITH_FEW_PARAMETERS)
         and not is_sharded_model(network)
         and sum(p.numel() for p in params) <= _MAX_MEAN_SIZE_ON_CPU * len(params)
     ):

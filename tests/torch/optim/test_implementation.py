@@ -77,6 +77,8 @@ def test_choice() -> None:
     assert implementation_args(torch.optim.AdamW, {}, small) == {"foreach": True}
     assert implementation_args(torch.optim.NAdam, {}, small) == {}  # differs in the last bit
     assert implementation_args(torch.optim.AdamW, {}, torch.nn.Linear(512, 512)) == {}  # slower
+    assert implementation_args(torch.optim.SGD, {}, small) == {}  # slower with few parameters
+    assert implementation_args(torch.optim.SGD, {}, torch.nn.Sequential(small, small, torch.nn.Linear(3, 3)))
     assert implementation_args(torch.optim.AdamW, {}, torch.nn.Linear(2, 3, dtype=torch.bfloat16)) == {}
     assert implementation_args(torch.optim.SGD, {}, torch.nn.Embedding(5, 2, sparse=True)) == {}
     assert implementation_args(torch.optim.SGD, {}, torch.nn.Module()) == {}
