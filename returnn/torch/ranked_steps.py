@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from returnn.engine.pauses import PausePlan
 from returnn.engine.report import PassReport
 from returnn.errors import NotSupportedError
 from returnn.log import log
@@ -26,6 +27,8 @@ class RankedSteps(LossSteps, StepReports):
     #: the ShardedModel, with class "fsdp". Any: it is imported only then
     _sharded: Any = None
     _train_report: PassReport | None = None
+    #: after which steps the training pauses; with several ranks, they agree on it. None: never
+    _pauses: PausePlan | None = None
     #: in which the ranks have stepped together
     _epoch_of_ranks: int | None = None
 
@@ -77,7 +80,9 @@ class RankedSteps(LossSteps, StepReports):
         self._connect_updater()  # custom engines may have replaced it
         assert self._ranks is not None
         self._epoch_of_ranks = self.epoch
-        return self._ranks.even_batches(batches, self._complete_frac_of_loader)
+        return self._ranks.even_batches(
+            batches, self._complete_frac_of_loader, pauses=self._pauses, steps_before=self._train_step
+        )
 
     def _check_trained_together(self) -> None:
         """

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from returnn.engine.pauses import PausePlan
 from returnn.errors import ModelError, OptionError
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
@@ -201,13 +202,22 @@ class RankedTraining:
 
     # ---- one pass over the data
 
-    def even_batches(self, batches: Iterable[T], complete_frac: Callable[[], float | None]) -> Iterator[T | None]:
+    def even_batches(
+        self,
+        batches: Iterable[T],
+        complete_frac: Callable[[], float | None],
+        *,
+        pauses: PausePlan | None = None,
+        steps_before: int = 0,
+    ) -> Iterator[T | None]:
         """
         :param batches: of this rank
         :param complete_frac: which part of the epoch is done with the batch read last
+        :param pauses: gets the pauses that the ranks agree on
+        :param steps_before: number of training steps done before, over all epochs
         :return: as many on all ranks, see EvenSteps
         """
-        self._pass = EvenSteps(self._ctx, uneven=self._uneven)
+        self._pass = EvenSteps(self._ctx, uneven=self._uneven, pauses=pauses, steps_before=steps_before)
         self.secs_in_step = 0.0
         return self._pass.iterate(batches, complete_frac)
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from returnn.engine.pauses import Pause, PausePlan
 from returnn.options.distributed import Uneven
 from returnn.torch.distributed.context import DistributedContext
 from returnn.torch.distributed.uneven import EvenSteps
@@ -131,3 +132,101 @@ def test_errors_pass() -> None:
     steps: EvenSteps[int] = EvenSteps(cast(DistributedContext, _Ranks(_Sums(1), 0)), uneven="join")
     with pytest.raises(_BrokenError):
         list(steps.iterate(batches(), lambda: None))
+
+
+class _Wishes(PausePlan):
+    """Wants a pause from a step on, as if a signal came then; notes how many batches were read at each pause."""
+
+    def __init__(self, *, every: int | None, at_read: int | None, kind: Pause):
+        super().__init__(save_every_steps=every, several_ranks=True)
+        self._at_read, self._kind = at_read, kind
+        self.num_read = 0
+        self.paused: list[tuple[int, Pause, int]] = []  # step, why, number of batches read
+
+    def wanted(self) -> Pause | None:
+        """See PausePlan."""
+        return self._kind if self._at_read is not None and self.num_read >= self._at_read else None
+
+
+def _run_with_pauses(
+    lengths: list[int], plans: list[_Wishes], *, uneven: Uneven, block_size: int, before: int = 0
+) -> list[list[Any]]:
+    """:return: per rank the batches of the steps, up to a stop"""
+    sums = _Sums(len(lengths))
+    results: list[list[Any]] = [[] for _ in lengths]
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        plan = plans[rank]
+
+        def batches() -> Any:
+            for i in range(lengths[rank]):
+                plan.num_read += 1
+                yield i
+
+        try:
+            ctx = cast(DistributedContext, _Ranks(sums, rank))
+            steps: EvenSteps[int] = EvenSteps(
+                ctx, uneven=uneven, block_size=block_size, pauses=plan, steps_before=before
+            )
+            for step, batch in enumerate(steps.iterate(batches(), lambda: None), start=before + 1):
+                results[rank].append(batch)
+                pause = plan.after_step(step)
+                if pause is not None:
+                    plan.paused.append((step, pause, plan.num_read))
+                if pause == "save":
+                    plan._at_read = None
+                if pause == "stop":
+                    break
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(lengths))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    return results
+
+
+@given(
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=4),
+    block_size=st.integers(1, 4),
+    every=st.none() | st.integers(1, 5),
+    before=st.integers(0, 7),
+    wish=st.none() | st.tuples(st.integers(0, 3), st.integers(1, 10), st.sampled_from(["save", "stop"])),
+    uneven=st.sampled_from(["join", "stop"]),
+)
+def test_all_pause_after_the_same_step_with_nothing_read_ahead(
+    lengths: list[int],
+    block_size: int,
+    every: int | None,
+    before: int,
+    wish: tuple[int, int, Pause] | None,
+    uneven: Uneven,
+) -> None:
+    plans = [
+        _Wishes(
+            every=every,
+            at_read=wish[1] if wish and wish[0] % len(lengths) == rank else None,
+            kind=wish[2] if wish else "save",
+        )
+        for rank in range(len(lengths))
+    ]
+    results = _run_with_pauses(lengths, plans, uneven=uneven, block_size=block_size, before=before)
+    total = max(lengths) if uneven == "join" else min(lengths)
+    pauses = [[(step, kind) for step, kind, _ in plan.paused] for plan in plans]
+    assert all(other == pauses[0] for other in pauses)
+    stopped = bool(pauses[0]) and pauses[0][-1][1] == "stop"
+    num_steps = pauses[0][-1][0] - before if stopped else total
+    for length, plan, batches in zip(lengths, plans, results, strict=True):
+        assert batches == [i if i < length else None for i in range(num_steps)]
+        for step, _, num_read in plan.paused:
+            assert num_read == min(step - before, length)
+    planned = [step for step in range(before + 1, before + num_steps + 1) if every and step % every == 0]
+    done = {step for step, _ in pauses[0]}
+    # At the last step of a pass it may be known already that there is no more.
+    assert [step for step in planned if step < before + num_steps and step not in done] == []
+    if every is None and wish is None:
+        assert not done
