@@ -227,6 +227,7 @@ class FlatCorpus(HdfCorpus):
             frames, _ = reader.read(key, order[start:end])
             if len(frames):
                 target[pos : pos + len(frames)] = frames
+                output.check()
             pos += len(frames)
             start = end
             progress_bar_with_time(start / len(order), prefix=text, file=sys.stderr)
@@ -311,6 +312,7 @@ class StreamCorpus(HdfCorpus):
                 for i, (corpus_idx, name) in enumerate(zip(order.tolist(), names, strict=True)):
                     member = name.replace("/", "\\")
                     files[int(self._file_of_seq[corpus_idx])]["streams"][stream]["data"].copy(member, data)
+                    output.check()
                     if i % 100 == 0:
                         progress_bar_with_time(i / len(order), prefix=stream, file=sys.stderr)
                 progress_bar_with_time(1.0, prefix=stream, file=sys.stderr)

@@ -50,6 +50,14 @@ class HdfOutput:
             return
         self._atomic.publish()
 
+    def check(self) -> None:
+        """
+        To be called after each block of data.
+
+        :raises DataFileError: it could not be written, e.g. the disk is full
+        """
+        self._atomic.check()
+
     def create_array(self, parent: h5py.Group, name: str, **kwargs: Any) -> h5py.Dataset:
         """
         :param parent: group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 import h5py
@@ -23,7 +23,7 @@ from returnn.datasets._hdf.format import (
     is_real_vocabulary,
 )
 from returnn.datasets.basic import Dataset
-from returnn.errors import DatasetError, describe
+from returnn.errors import DataFileError, DatasetError, describe
 from returnn.log import log
 
 __all__ = ["HDFDatasetWriter"]
@@ -110,6 +110,7 @@ class HDFDatasetWriter:
                     )
                 )
             self._write(dataset, plan, collector, generate_labels=generate_labels)
+            self._atomic.check()
         finally:
             collector.close()
         # Proves that the file is consistent, before it gets its name.
@@ -151,7 +152,7 @@ class HDFDatasetWriter:
         h5_file.attrs[HDF_INPUT_PATT_SIZE_KEY] = np.int64(num_inputs or 0)
         print("Write data...", file=log.v3)
         for source, h5_dataset in created:
-            collector.streams[source].copy_to(h5_dataset)
+            collector.streams[source].copy_to(h5_dataset, check=self._atomic.check)
 
     def _write_labels(
         self, dataset: Dataset, group: h5py.Group, source: str, key: str, dim: int, *, generate_labels: bool
@@ -235,7 +236,8 @@ class _SpooledStream:
         self.lens: list[int] = []
         self.num_frames = 0
         self._texts: list[object] = []
-        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=directory or ".")
+        self._directory = directory or "."
+        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=self._directory)
 
     def append(self, frames: np.ndarray, lens: list[int], *, where: str) -> None:
         """
@@ -273,13 +275,25 @@ class _SpooledStream:
                         got=frames.dtype.name,
                     )
                 )
-            self._file.write(np.ascontiguousarray(frames, dtype=self.dtype).tobytes())
+            self._write(np.ascontiguousarray(frames, dtype=self.dtype).tobytes())
         self.lens.extend(lens)
         self.num_frames += len(frames)
 
-    def copy_to(self, dataset: h5py.Dataset) -> None:
+    def _write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as exc:
+            raise DataFileError(
+                describe(
+                    f"Cannot write the temporary data of {self.key!r} in {self._directory!r} ({type(exc).__name__}: {exc})",
+                    todo="Check the free space of the disk: until the end, the data is there twice",
+                )
+            ) from exc
+
+    def copy_to(self, dataset: h5py.Dataset, *, check: Callable[[], None]) -> None:
         """
         :param dataset: [num_frames, ...]
+        :param check: called after each block; raises an error if it could not be written
         """
         if self.is_text:
             if self._texts:
@@ -292,6 +306,7 @@ class _SpooledStream:
             num = min(step, self.num_frames - start)
             raw = self._file.read(num * frame_bytes)
             dataset[start : start + num] = np.frombuffer(raw, dtype=self.dtype).reshape(num, *self.frame_shape)
+            check()
 
     def close(self) -> None:
         """Free the memory or the file."""

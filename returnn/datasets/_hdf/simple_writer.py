@@ -420,9 +420,10 @@ class SimpleHDFWriter:
         """:raises DataFileError: e.g. if the disk is full. Then the file is given up, as it may be inconsistent"""
         try:
             self._write_pending()
+            self._atomic.check()
         except BaseException as exc:
             self._atomic.discard()
-            if not isinstance(exc, (OSError, ValueError, RuntimeError)):
+            if isinstance(exc, DataFileError) or not isinstance(exc, (OSError, ValueError, RuntimeError)):
                 raise
             raise DataFileError(
                 describe(

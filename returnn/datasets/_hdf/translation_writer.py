@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 import h5py
@@ -133,13 +133,13 @@ class TranslationCorpusWriter:
         """
         atomic = AtomicHdfFile(self.hdf_file)
         try:
-            self._write(atomic.file)
+            self._write(atomic.file, check=atomic.check)
         except BaseException:
             atomic.discard()
             raise
         atomic.publish()
 
-    def _write(self, h5_file: h5py.File) -> None:
+    def _write(self, h5_file: h5py.File, *, check: Callable[[], None]) -> None:
         arrays = self._create_arrays(h5_file)
         columns = [_INPUT_KEY, *sorted(key for key in self._vocabularies if key != _INPUT_KEY)]
         lens = np.zeros((self.number_of_lines, len(columns)), dtype=np.int32)
@@ -152,6 +152,7 @@ class TranslationCorpusWriter:
                     arrays[key].resize(start + len(data), axis=0)
                     arrays[key][start:] = data
             num_done += len(lines[0])
+            check()
         h5_file.create_dataset(HDF_SEQ_LENGTHS_KEY, data=lens)
         width = len(_TAG_PREFIX) + len(str(self.number_of_lines))
         tags = h5_file.create_dataset(SEQ_TAGS_KEY, shape=(self.number_of_lines,), dtype=f"S{width}")
