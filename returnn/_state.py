@@ -47,6 +47,9 @@ class ProcessState:
     in_worker: bool = False
     worker_id: int = 0
     num_workers: int = 0
+    # Set at the start of a data process whose parent wants to know what it does (a status_page.Page of
+    # returnn.datasets._loading; Any: a higher layer), written while data is read. None: nobody reads it.
+    status_page: Any = None
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
     quitting: bool = False
     # How many users of returnn.util.stop_request.accept_stops there are, and why a stop was requested (None: it was not).

@@ -27,6 +27,7 @@ _STATE_FIELDS_NOT_SENT = (
     "file_caches",
     "distributed",
     "rank_watch",
+    "status_page",
 )
 
 

@@ -12,6 +12,7 @@ from returnn.datasets._loading.collate import NumpyBatch, is_list_dtype, target_
 from returnn.datasets._loading.items import Items
 from returnn.datasets._loading.plan import BulkKeys
 from returnn.datasets._loading.source import Alloc, BatchInfo, Block, PassContext
+from returnn.datasets._loading.status_page import current_page, knows_tags_before_data
 from returnn.datasets.ragged import Ragged
 from returnn.errors import DatasetError
 
@@ -68,6 +69,10 @@ class BlockReader:
             unique = positions[is_new]
             source = numpy.cumsum(is_new) - 1
         ctx.position, ctx.last_position, ctx.seq_tag = int(unique[0]), int(unique[-1]), None
+        page = current_page()
+        if page is not None:
+            first_tag = ctx.dataset.get_seq_tags(unique[:1])[0] if knows_tags_before_data(ctx.dataset) else None
+            page.at(ctx.position, first_tag, ctx.last_position)
         data = self._read(unique)
         tags = ctx.dataset.get_seq_tags(positions)
         ctx.position = ctx.last_position = None

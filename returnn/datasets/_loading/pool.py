@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection, util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from returnn._state import state
+from returnn.datasets._loading.address import Resumed, ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
 from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
 from returnn.datasets._loading.shared_slots import CAN_SHARE, ReadSlot, unpack_batches
 from returnn.datasets._loading.source import BatchInfo, Block, PassStats, SourceOptions
+from returnn.datasets._loading.status_page import StatusView
+from returnn.datasets._loading.stuck import CHECK_SECS, StuckWatch, last_words, oom_kills
 from returnn.datasets._loading.worker import worker_main
 from returnn.errors import WorkerError
 from returnn.options.loader import LoaderOptions
@@ -43,8 +46,12 @@ _EXIT_SECS = 1.0
 class _Worker:
     """One process and the connection to it."""
 
-    def __init__(self, index: int, process: BaseProcess, conn: Connection, child_conn: Connection):
+    def __init__(self, index: int, process: BaseProcess, conn: Connection, child_conn: Connection, dataset_name: str):
         self.index = index
+        self.watch = StuckWatch(
+            lambda: f"loader worker {index} (pid {process.pid}) of dataset {dataset_name!r}",
+            todo="With num_workers_per_gpu = 0 the main process reads, where a debugger can see it.",
+        )
         self.process = process
         self.conn = conn
         self.child_conn = child_conn
@@ -107,9 +114,10 @@ class WorkerPool:
             name = f"returnn-loader-{options.name}-{i}"
             # Not daemonic: datasets may have processes of their own.
             process = context.Process(target=worker_main, args=args, name=name, daemon=False)
-            self.workers.append(_Worker(i, process, conn, child_conn))
+            self.workers.append(_Worker(i, process, conn, child_conn, options.name))
         self._pass_id = 0
         self._epoch: int | None = None
+        self._oom_kills = oom_kills()
         self._start_error: BaseException | None = None
         self._starter = threading.Thread(target=self._start_processes, name="start-loader-workers", daemon=True)
         # Before multiprocessing's own exit handler waits for the processes.
@@ -137,9 +145,13 @@ class WorkerPool:
                 "Set num_workers_per_gpu = 0 to load data in the main process."
             ) from self._start_error
 
-    def start_pass(self, epoch: int | None) -> PoolPass:
+    def start_pass(
+        self, epoch: int | None, resume: Sequence[ResumePoint] | None = None, *, first_worker: int = 0
+    ) -> PoolPass:
         """
         :param epoch: for init_seq_order
+        :param resume: to go on within the pass: one for each worker
+        :param first_worker: which gives the first batch
         :return: iterable over the blocks. Workers begin now
         """
         self._pass_id += 1
@@ -148,8 +160,8 @@ class WorkerPool:
             worker.queue.clear()
             worker.is_done = False
             worker.stats = PassStats()
-            self._send(worker, ("pass", self._pass_id, epoch))
-        return PoolPass(self, self._pass_id)
+            self._send(worker, ("pass", self._pass_id, epoch, resume[worker.index] if resume else None))
+        return PoolPass(self, self._pass_id, first_worker)
 
     def stop_pass(self, pass_id: int) -> None:
         """Workers need not go on with this pass."""
@@ -176,8 +188,13 @@ class WorkerPool:
         self._wait_for_start()
         while not worker.queue and not worker.is_done:
             waitables: list[Any] = [worker.conn, *(w.process.sentinel for w in self.workers)]
-            ready = connection.wait(waitables)
-            if worker.conn in ready:
+            ready = connection.wait(waitables, CHECK_SECS)
+            if not ready:
+                worker.watch.pid, worker.watch.task = worker.process.pid, f"in epoch {self._epoch}"
+                worker.watch.look()
+            elif worker.conn in ready:
+                if worker.watch.is_waiting:
+                    worker.watch.done()
                 try:
                     message = worker.conn.recv()
                     self._handle(worker, message, pass_id)
@@ -191,6 +208,8 @@ class WorkerPool:
         kind = message[0]
         if kind == "ready":
             worker.is_ready, worker.peak_memory_bytes = True, message[1]
+        elif kind == "status":
+            worker.watch.view = StatusView(worker.conn)
         elif kind == "memory":
             worker.slots[message[1]] = ReadSlot(worker.conn, message[2])
         elif kind == "block":
@@ -240,12 +259,14 @@ class WorkerPool:
             text += f"ended while starting, with exit code {code}"
         else:
             text += f"ended unexpectedly, with exit code {code}"
-        text += f" in epoch {self._epoch}."
+        text += f" in epoch {self._epoch}." + last_words(worker.watch.status())
         if worker.peak_memory_bytes is not None:
             text += f" Its peak memory was {worker.peak_memory_bytes / 2**30:.2f} GiB."
         if code == -signal.SIGKILL if hasattr(signal, "SIGKILL") else False:
+            is_sure = self._oom_kills is not None and (oom_kills() or 0) > self._oom_kills
             text += (
-                " Most likely the system ran out of memory: use fewer workers (num_workers_per_gpu) or smaller buffers."
+                f" {'The' if is_sure else 'Most likely the'} system ran out of memory: "
+                "use fewer workers (num_workers_per_gpu) or smaller buffers."
             )
         elif not worker.is_ready:
             text += (
@@ -280,11 +301,13 @@ def _finalize_pool(workers: list[_Worker], owner_pid: int, starter: threading.Th
 class PoolPass:
     """Iterable over the blocks of one pass, batches in round robin over the workers that still have some."""
 
-    def __init__(self, pool: WorkerPool, pass_id: int):
+    def __init__(self, pool: WorkerPool, pass_id: int, first_worker: int = 0):
         """
         :param pool: which works on it already
         :param pass_id: of this pass
+        :param first_worker: which gives the first batch
         """
+        self._first_worker = first_worker
         self._pool = pool
         self._pass_id = pass_id
         self._next_check = time.monotonic() + _CHECK_SECS
@@ -302,12 +325,30 @@ class PoolPass:
         for worker in workers:
             merged.dropped.update(worker.stats.dropped)
             merged.notes += [note for note in worker.stats.notes if note not in merged.notes]
+        resumed = [worker.stats.resumed for worker in workers if worker.stats.resumed is not None]
+        if resumed:
+            merged.resumed = Resumed(
+                sum(r.num_batches for r in resumed),
+                sum(r.num_seqs for r in resumed),
+                max(r.secs for r in resumed),
+                is_read=any(r.is_read for r in resumed),
+            )
         return merged
+
+    def wait_until_in_place(self) -> None:
+        """
+        Wait until each worker has something to give, or has come to its end.
+
+        :raises WorkerError: one is gone
+        """
+        for worker in self._pool.workers:
+            self._pool.fetch(worker, self._pass_id)
 
     def __iter__(self) -> Iterator[Block]:
         """:return: blocks; of one batch each if there are several workers"""
         pool = self._pool
         active = deque(pool.workers)
+        active.rotate(-self._first_worker)
         while active:
             worker = active[0]
             if not pool.fetch(worker, self._pass_id):
@@ -318,12 +359,12 @@ class PoolPass:
                 worker.queue.clear()
                 for i in range(0, len(batches), 16):
                     self._check()
-                    yield Block(list(batches[i : i + 16]), list(infos[i : i + 16]))
+                    yield Block(list(batches[i : i + 16]), list(infos[i : i + 16]), worker.index)
             else:
                 batch, info = worker.queue.popleft()
                 active.rotate(-1)
                 self._check()
-                yield Block([batch], [info])
+                yield Block([batch], [info], worker.index)
 
     def _check(self) -> None:
         now = time.monotonic()

@@ -16,6 +16,7 @@ from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.len_filter import DropReason, LenFilter
 from returnn.datasets._loading.limits import BatchLimits
 from returnn.datasets._loading.remote_error import add_place
+from returnn.datasets._loading.status_page import current_page
 from returnn.options.batching import BatchingOptions, BucketOptions, ChunkingOptions
 
 if TYPE_CHECKING:
@@ -202,8 +203,13 @@ class PassContext:
             self.dataset._loader_shard = self.options.shard
         if hasattr(self.dataset, "set_random_per_seq"):  # else a class of the user with the methods to read alone
             self.dataset.set_random_per_seq(True)
+        page = current_page()
+        if page is not None:
+            page.begin("making the order", self.epoch)
         if self.options.starts_epoch:
             self.dataset.init_seq_order(epoch=self.epoch)
+        if page is not None:
+            page.begin("reading", self.epoch)
         if getattr(self.dataset, "_sharding_applied", False):
             # A class of the user called apply_sharding: what it gives already is this worker's shard.
             self.shard_index, self.shard_count = 0, 1

@@ -1,7 +1,7 @@
 """
 The worker process: reads one shard of the data and sends blocks of batches to its parent.
 
-Messages to the worker: ("pass", pass_id, epoch), ("stop", pass_id), ("free", slot), ("exit",).
+Messages to the worker: ("pass", pass_id, epoch, resume point or None), ("stop", pass_id), ("free", slot), ("exit",).
 Messages to the parent: ("ready",), ("memory", slot, size), ("block", ...), ("end", ...), ("error", ...).
 """
 
@@ -23,11 +23,13 @@ import numpy
 
 from returnn._state import state
 from returnn.config_pickle import loads_in_worker
+from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.remote_error import RemoteError
 from returnn.datasets._loading.shared_slots import CAN_SHARE, WriteSlot, pack_batches
 from returnn.datasets._loading.source import BatchInfo, Block, PassContext, SourceOptions
+from returnn.datasets._loading.status_page import start_page
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -105,14 +107,14 @@ class _Server:
             if message[0] == "free":
                 self._free.append(message[1])
             elif message[0] == "pass":
-                self._run_pass(message[1], message[2])
+                self._run_pass(message[1], message[2], message[3])
 
-    def _run_pass(self, pass_id: int, epoch: int | None) -> None:
+    def _run_pass(self, pass_id: int, epoch: int | None, resume: ResumePoint | None) -> None:
         self._pass_id = pass_id
         ctx = PassContext(self._dataset, self._options, epoch)
         ctx.seed_global_generators()
         try:
-            self._send_blocks(ctx)
+            self._send_blocks(ctx, resume)
             self._conn.send(("end", pass_id, ctx.stats, _peak_memory_bytes()))
         except _PassAborted:
             pass
@@ -126,13 +128,15 @@ class _Server:
                 self._free.append(self._block_slot.index)
                 self._block_slot = None
 
-    def _send_blocks(self, ctx: PassContext) -> None:
+    def _send_blocks(self, ctx: PassContext, resume: ResumePoint | None) -> None:
         pending = Block([], [])
         pending_bytes = 0
         since = time.monotonic()
         max_batches = 1
-        for block in iter_blocks(ctx, self._alloc):
+        for block in iter_blocks(ctx, self._alloc, resume):
             self._handle_messages(wait=False)
+            if not block.batches:
+                continue  # in place
             if self._block_slot is not None:  # from block reads
                 self._send(block, ctx)
                 continue
@@ -241,6 +245,7 @@ def worker_main(
     options: SourceOptions | None = None
     where = "the dataset for the first time"
     try:
+        start_page(conn, "starting")
         try:
             dataset, options = loads_in_worker(payload)
             limit_threads()
