@@ -5,6 +5,7 @@ Files: reading plain or compressed text, and writing such that a file is whole o
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -93,29 +94,57 @@ def atomic_write(
     :param mode: "w" or "wb"
     :param encoding: of text, default UTF-8
     :param newline: as for :func:`open`
+    :raises DataFileError: it cannot be written: no permission, no folder, full disk. Other errors of the block pass
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: expected mode 'w' or 'wb', got {mode!r}")
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
-    fd, tmp_path = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+    try:
+        fd, tmp_path = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+    except OSError as exc:
+        raise _write_error(path, exc) from exc
+    in_block = False
     try:
         if mode == "w":
             file: IO[Any] = os.fdopen(fd, mode, encoding=encoding or "utf8", newline=newline)
         else:
             file = os.fdopen(fd, mode)
         with file:
+            in_block = True
             yield file
+            in_block = False
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes it private; use the mode which open() would have given.
         os.chmod(tmp_path, _mode_of(path))
         os.replace(tmp_path, path)
-    except BaseException:
+    except BaseException as exc:
         with contextlib.suppress(OSError):
             os.unlink(tmp_path)
+        # Reading in the block may fail, too, but not for these reasons.
+        if isinstance(exc, OSError) and (not in_block or exc.errno in _NO_SPACE):
+            raise _write_error(path, exc) from exc
         raise
     fsync_dir(folder)
+
+
+#: Why only writing fails: full disk, quota, limit of the file size.
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def _write_error(path: str, exc: OSError) -> DataFileError:
+    """:return: for the user"""
+    folder = os.path.dirname(path)
+    problem = exc.strerror or str(exc)
+    if not os.path.isdir(folder):
+        todo = f"The folder {folder!r} does not exist: create it, or choose another place."
+    elif exc.errno in _NO_SPACE:
+        todo = "Check the free space of the disk and quotas."
+    else:
+        todo = "Check the permissions of its folder, or choose another place."
+    kept = " The old file is unchanged." if os.path.exists(path) else ""
+    return DataFileError(f"Cannot write {path!r}: {problem}.{kept} {todo}")
 
 
 def _mode_of(path: str) -> int:
