@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from multiprocessing import connection
 from typing import Any
 
+from returnn.datasets._loading.stuck import CHECK_SECS
 from returnn.datasets._postprocessing.streams import Seq
 from returnn.datasets._postprocessing.worker import MapJob, PassOptions, serve_map
 from returnn.datasets._procs.process import ChildProcess, Message, dump_job, wait_any
@@ -132,9 +133,12 @@ class MapPool:
         while self._active:
             self._turn %= len(self._active)
             worker = self._active[self._turn]
+            was_slow = False
             with self._cond:
                 while not worker.results and not worker.is_done and self._error is None:
-                    self._cond.wait()
+                    if not self._cond.wait(CHECK_SECS):
+                        worker.process.look()
+                        was_slow = True
                 if not worker.results and self._error is not None:
                     raise self._error
                 if not worker.results:
@@ -145,6 +149,8 @@ class MapPool:
                 if is_used_up:
                     worker.results.popleft()
                 must_wake = is_used_up and bool(worker.slots_to_free)
+            if was_slow:
+                worker.process.look_no_more()
             self._positions[worker.index] = 0 if is_used_up else pos + 1
             if must_wake:
                 self._wake()

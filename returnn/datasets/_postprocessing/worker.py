@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from returnn._state import state
+from returnn.datasets._loading.status_page import current_page
 from returnn.datasets._postprocessing.apply import MapFunctions, Mapper
 from returnn.datasets._postprocessing.streams import Seq
 from returnn.datasets._procs.process import send_error
@@ -62,6 +63,7 @@ class _Worker:
         self._receiver = BlockReceiver(conn)
         self._sender = BlockSender(conn)
         self._pass_id = -1
+        self._epoch: int | None = None
         self._inputs: deque[tuple[SeqBlock, int]] = deque()
         self._is_input_end = False
         self._next_pass: tuple[int, PassOptions] | None = None
@@ -83,6 +85,7 @@ class _Worker:
     def _run(self, options: PassOptions) -> None:
         mapper = Mapper(self._job.funcs, epoch=options.epoch, seed=options.seed, per_seq_seed=options.per_seq_seed)
         self._builder = BlockBuilder(self._job.buf_size)
+        self._epoch = options.epoch
         try:
             for seq in mapper.map_stream(self._iter_inputs()):
                 for block in self._builder.add(seq.features, seq.tag, seq.frac):
@@ -99,16 +102,23 @@ class _Worker:
 
     def _iter_inputs(self) -> Iterator[Seq]:
         idx = self._job.index
+        page = current_page()
         while True:
             while not self._inputs and not self._is_input_end:
                 if not self._conn.poll():
                     self._flush(wait=False)
+                    if page is not None:
+                        page.begin("waiting for sequences to apply the function to", self._epoch)
                 self._handle(self._conn.recv())
             if not self._inputs:
                 return
+            if page is not None:
+                page.begin("applying the function", self._epoch)
             block, slot = self._inputs.popleft()
             self._conn.send(("input_free", slot))
             for i in range(len(block)):
+                if page is not None:
+                    page.at(idx, block.tags[i])
                 yield Seq(idx, block.tags[i], block.frac(i), block.features(i))
                 idx += self._job.num_workers
 

@@ -18,6 +18,7 @@ import numpy
 from returnn._state import state
 from returnn.datasets._loading.plan import BulkKeys, probe_bulk
 from returnn.datasets._loading.source import known_num_seqs
+from returnn.datasets._loading.status_page import current_page, knows_tags_before_data
 from returnn.datasets._procs.process import send_error
 from returnn.datasets._procs.seq_blocks import BlockBuilder, BlockSender, BlockSize, SeqBlock
 from returnn.datasets.basic import Dataset
@@ -216,6 +217,9 @@ class _Server:
     def _init(self, options: InitOptions) -> InitResult:
         self._blocks = None
         self._epoch, self._position = options.epoch, None
+        page = current_page()
+        if page is not None:
+            page.begin("making the order", options.epoch)
         dataset = self._get_dataset()
         if hasattr(dataset, "set_random_per_seq"):  # else a class of the user with the methods to read alone
             dataset.set_random_per_seq(options.random_per_seq)
@@ -246,6 +250,9 @@ class _Server:
     def _iter_blocks(self, start: int, step: int) -> Iterator[SeqBlock]:
         dataset = self._get_dataset()
         self._position = None
+        page = current_page()
+        if page is not None:
+            page.begin("reading", self._epoch)
         keys = probe_bulk(dataset)
         if keys is None:
             yield from self._iter_blocks_per_seq(dataset, start, step)
@@ -257,12 +264,20 @@ class _Server:
         builder = BlockBuilder(self._job.buffer_size)
         keys: list[str] | None = None
         position = start
+        page = current_page()
+        is_tag_known = page is not None and knows_tags_before_data(dataset)
         while True:
             self._position, self._tag = position, None
+            if page is not None:
+                page.at(position)
             if not dataset.is_less_than_num_seqs(position):
                 break
+            if page is not None and is_tag_known:
+                page.at(position, dataset.get_tag(position))
             dataset.load_seqs(position, position + 1)
             self._tag = dataset.get_tag(position)
+            if page is not None:
+                page.have_read(str(self._tag))
             if keys is None:
                 keys = list(dataset.get_data_keys())
             features = {key: numpy.asarray(dataset.get_data(position, key)) for key in keys}
@@ -283,6 +298,9 @@ class _Server:
                 seq_bytes += keys.frame_bytes[key] * (keys.lens[key][idxs] if key in keys.lens else 1)
             idxs = idxs[: size.num_seqs(seq_bytes)]
             size.grow()
+            page = current_page()
+            if page is not None:
+                page.at(position, last_position=int(idxs[-1]))
             data = dataset.read_seqs(idxs, keys.keys)
             assert data is not None, f"{dataset!r}: read_seqs gave data before, and now None"
             if type(dataset).get_complete_frac is Dataset.get_complete_frac:

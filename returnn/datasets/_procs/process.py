@@ -19,6 +19,8 @@ from returnn._state import state
 from returnn.config_pickle import dumps_for_worker, loads_in_worker
 from returnn.datasets._loading.remote_error import RemoteError, add_place
 from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
+from returnn.datasets._loading.status_page import StatusView, start_page
+from returnn.datasets._loading.stuck import CHECK_SECS, StuckWatch, last_words
 from returnn.datasets._loading.worker import limit_threads, set_environment, watch_parent
 from returnn.datasets._procs import seq_blocks
 from returnn.datasets._procs.patient_connection import PatientConnection
@@ -119,6 +121,11 @@ class ChildProcess:
             raise WorkerError(f"{where}: cannot start a process: {exc}.") from exc
         finally:
             child_conn.close()
+        pid = self.pid
+        self._watch = StuckWatch(
+            lambda: f"{where}: {name} (pid {pid})", todo="Used without processes, a debugger can see the dataset."
+        )
+        self._watch.pid = pid
         # Before multiprocessing's own exit handler waits for the process.
         self._finalizer = util.Finalize(self, _end, args=(self._process, self.conn, os.getpid()), exitpriority=100)
 
@@ -139,20 +146,34 @@ class ChildProcess:
 
     def receive(self) -> Message:
         """
-        :return: the next message; waits for it. The first one is ("ready", None)
+        :return: the next message; waits for it. ("status", None) and ("ready", None) are for here, and come first
         :raises WorkerError: the process is gone
         """
-        ready = connection.wait([self.conn, self.sentinel])
+        while not (ready := connection.wait([self.conn, self.sentinel], CHECK_SECS)):
+            self.look()
+        self.look_no_more()
         # Its last words first.
         if self.conn not in ready and not self.conn.poll():
             raise self._death()
         try:
             message: Message = self.conn.recv()
+            if message[0] == "status":
+                self._watch.view = StatusView(self.conn)
         except (EOFError, OSError) as exc:
             raise self._death() from exc
         # Not skipped: nobody knows whether another one follows.
         self.is_ready = self.is_ready or message[0] == "ready"
         return message
+
+    def look(self) -> None:
+        """To be called about each second while the process is waited for: says so if it hangs."""
+        self._watch.task = self.task
+        self._watch.look()
+
+    def look_no_more(self) -> None:
+        """What was waited for came."""
+        if self._watch.is_waiting:
+            self._watch.done()
 
     def _death(self) -> WorkerError:
         self._process.join(_EXIT_SECS)
@@ -168,6 +189,7 @@ class ChildProcess:
         else:
             text += f"ended {'unexpectedly' if self.is_ready else 'while starting'}, with exit code {code}"
         text += f" {self.task}." if self.task else "."
+        text += last_words(self._watch.status())
         if is_killed:
             text += " Most likely the system ran out of memory: use fewer processes or smaller buffers."
         elif not self.is_ready:
@@ -219,6 +241,7 @@ def _main(conn: Connection, parent_pid: int, serve: Serve, payload: bytes, envir
     set_environment(environ)
     state.in_worker = True
     try:
+        start_page(conn, "starting")
         try:
             job = loads_in_worker(payload)
             limit_threads()

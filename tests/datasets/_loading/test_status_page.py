@@ -11,6 +11,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,6 @@ from returnn.log import log
 from returnn.options.batching import BatchingOptions
 from returnn.options.loader import LoaderOptions
 from tests.datasets.loading_datasets import BulkDataset, PerSeqDataset
-from tests.datasets.proc_datasets import wait_until
 
 pytestmark = pytest.mark.skipif(not status_page.CAN_SHARE, reason="there are no pages on this system")
 
@@ -43,6 +43,10 @@ class HangingDataset(PerSeqDataset):
     def decode(self) -> None:
         """Hang."""
         signal.pause()
+
+    def get_current_seq_order(self) -> numpy.ndarray:
+        """:return: for MultiProcDataset"""
+        return self.order
 
 
 @pytest.fixture
@@ -287,7 +291,6 @@ def _receive(conn: Connection) -> StatusView:
     return StatusView(conn)
 
 
-def test_killed_for_memory() -> None:
-    counts = stuck.oom_kills()
-    assert counts is None or counts >= 0
-    assert wait_until(lambda: True)
+def test_count_of_processes_killed_for_memory() -> None:
+    count = stuck.oom_kills()
+    assert count is None or count >= 0
