@@ -97,7 +97,10 @@ class RemoteError:
             exc = self._load_original()
         except Exception:  # a class that only the worker can import
             place = "" if self.where in self.message else f", while reading {self.where}"
-            exc = WorkerError(f"{self.kind}: {self.message} (In {self.who} with pid {self.pid}{place}.)")
+            text = f"{self.kind}: {self.message} (In {self.who} with pid {self.pid}{place}.)"
+            if self.kind == "MemoryError":
+                text += " There is not enough memory: use fewer workers (num_workers_per_gpu), or smaller batches and buffers."
+            exc = WorkerError(text)
             exc.is_located = True
         exc.__cause__ = RemoteTraceback(self.traceback_text, self.frames)
         return exc

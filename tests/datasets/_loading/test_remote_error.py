@@ -68,3 +68,9 @@ def test_the_place_is_said_once() -> None:
     assert str(result).count("sequence 'a'") == 1 and str(result).count("hile reading") == 1
     assert "DataFileError: The file 'x.zip' is broken." in str(result) and "loader worker with pid" in str(result)
     assert f"while reading {_WHERE}" in str(_sent(KeyError("x")))
+
+
+def test_out_of_memory_says_what_to_do() -> None:
+    result = _sent(MemoryError("Unable to allocate 64.0 GiB"))
+    assert type(result) is WorkerError
+    assert str(result).endswith("use fewer workers (num_workers_per_gpu), or smaller batches and buffers.")
