@@ -26,6 +26,7 @@ __all__ = [
     "MissingRandomStateError",
     "NotSupportedError",
     "CheckpointError",
+    "ModelInUseError",
     "BatchKeyError",
     "NonFiniteLossError",
     "NonFiniteGradientError",
@@ -185,6 +186,10 @@ class NotSupportedError(UserError, NotImplementedError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing, broken, or does not fit to the model."""
+
+
+class ModelInUseError(UserError, RuntimeError):
+    """Another run trains the model of that name. The message says which process on which host, and since when."""
 
 
 class ModelError(UserError, TypeError, AssertionError):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from returnn.errors import ConfigError, MissingOptionError, ModelError, NotSupportedError
+from returnn.errors import ConfigError, MissingOptionError, ModelError, NotSupportedError, UserError
 from returnn.log import log
+from returnn.options.checkpoint import CheckpointOptions
 from returnn.options.task import TaskOptions
+from returnn.util.run_lock import RunLock
 
 if TYPE_CHECKING:
     from returnn.config import Config
@@ -43,9 +46,24 @@ class Task:
 
 def _train(run: Run) -> None:
     engine = run.need_engine()
-    engine.init_train()
-    run.after_init()
-    engine.train()
+    with _lock_model(run.config):
+        engine.init_train()
+        run.after_init()
+        engine.train()
+
+
+def _lock_model(config: Config) -> contextlib.AbstractContextManager[object]:
+    """
+    :return: in which no other run trains this model; without effect in a run that writes no checkpoints
+    :raises ModelInUseError: (when entered) another run does
+    """
+    try:
+        options = CheckpointOptions.from_config(config)
+    except UserError:  # the engine says so, or a custom engine means something else
+        return contextlib.nullcontext()
+    if not options.model or not options.write_to_disk:
+        return contextlib.nullcontext()
+    return RunLock(options.model, on_line=lambda line: print(line, file=log.v2))
 
 
 def _eval(run: Run) -> None:
