@@ -31,6 +31,7 @@ from returnn.datasets._loading.stuck import CHECK_SECS, StuckWatch, last_words, 
 from returnn.datasets._loading.worker import worker_main
 from returnn.errors import WorkerError
 from returnn.options.loader import LoaderOptions
+from returnn.util import stop_request
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -184,12 +185,14 @@ class WorkerPool:
 
         :return: False: it has no more in this pass
         :raises WorkerError: a worker is gone
+        :raises StopRequested: the training is to stop
         """
         self._wait_for_start()
         while not worker.queue and not worker.is_done:
             waitables: list[Any] = [worker.conn, *(w.process.sentinel for w in self.workers)]
             ready = connection.wait(waitables, CHECK_SECS)
             if not ready:
+                stop_request.raise_if_requested()
                 worker.watch.pid, worker.watch.task = worker.process.pid, f"in epoch {self._epoch}"
                 worker.watch.look()
             elif worker.conn in ready:

@@ -5,14 +5,15 @@ A dataset as a source of batches: one pass over one epoch, in the main process o
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy
 
+from returnn.datasets._loading.address import AddressKeeper, Resumed, SeqAddress
 from returnn.datasets._loading.collate import NumpyBatch
+from returnn.datasets._loading.generators import seed_generators
 from returnn.datasets._loading.len_filter import DropReason, LenFilter
 from returnn.datasets._loading.limits import BatchLimits
 from returnn.datasets._loading.remote_error import add_place
@@ -48,20 +49,22 @@ def alloc_on_heap(specs: Sequence[tuple[tuple[int, ...], numpy.dtype]]) -> list[
 
 
 class BatchInfo(NamedTuple):
-    """Numbers of one batch, for reports."""
+    """Numbers of one batch, for reports. And where the next one begins, if sequences are read one by one."""
 
     num_seqs: int
     frames: dict[str, int]  # per data key, without padding
     padded_frames: dict[str, int]  # per data key, with padding
     complete_frac: float | None
+    next: SeqAddress | None = None
 
 
 @dataclasses.dataclass
 class Block:
-    """Some consecutive batches of one pass."""
+    """Some consecutive batches of one pass. None at all: a source that goes on within a pass has come to its place."""
 
     batches: list[NumpyBatch]
     infos: list[BatchInfo]
+    worker: int = 0  # which made it
 
 
 @dataclasses.dataclass
@@ -72,6 +75,7 @@ class PassStats:
     dropped: Counter[DropReason] = dataclasses.field(default_factory=Counter)
     notes: list[str] = dataclasses.field(default_factory=list)  # warnings for the user
     is_shard: bool = False  # the dataset sharded by itself, num_seqs is of the shard
+    resumed: Resumed | None = None  # it went on within the pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +196,9 @@ class PassContext:
         self.seeds = numpy.random.SeedSequence([abs(options.seed), *self._seed_words])
         self.rng = numpy.random.default_rng(self.seeds)
         self.shard_index, self.shard_count = options.shard
+        self.keeper: AddressKeeper | None = None  # if reading may start at any sequence
+        self.num_draws = 0  # from rng, for chunk starts of sequences that are read one by one
+        self.seq_idx = 0  # of the sequence at work, in the shard, if they are read one by one
         self.position: int | None = None  # of the sequence at work, for errors
         self.last_position: int | None = None  # if several sequences are read at once
         self.seq_tag: str | None = None
@@ -222,10 +229,8 @@ class PassContext:
         return numpy.random.default_rng([abs(seed), *self._seed_words, 1])
 
     def seed_global_generators(self) -> None:
-        """Seed numpy's and Python's global generators: only in a worker process, for user code that uses them."""
-        words = self.seeds.generate_state(2)
-        numpy.random.seed(int(words[0]))
-        random.seed(int(words[1]))
+        """Seed the global generators (numpy, Python, torch): only in a worker process, for user code that uses them."""
+        seed_generators(*map(int, self.seeds.generate_state(3)))
 
     def epoch_position(self, seq_idx: int) -> int:
         """:return: position in the dataset's epoch of this shard's sequence"""

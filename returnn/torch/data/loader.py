@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from returnn.datasets._loading.address import ResumePoint
+from returnn.datasets._loading.generators import Generators
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
 from returnn.datasets._loading.ranks import data_rank, num_seqs_of_rank
@@ -22,7 +24,14 @@ from returnn.options.distributed import data_shard
 from returnn.options.loader import LoaderOptions
 from returnn.torch.data.collate import RawBatch, batch_to_torch
 from returnn.torch.data.custom_batching import PipelineBatching
-from returnn.torch.data.shuffling import shuffle_block, shuffling_rng
+from returnn.torch.data.loader_state import (
+    LoaderState,
+    describe_options,
+    num_workers_for_rest,
+    option_changes,
+)
+from returnn.torch.data.running_pass import RunningPass
+from returnn.torch.data.shuffling import shuffle_blocks
 from returnn.torch.data.stats import LoaderStats
 
 if TYPE_CHECKING:
@@ -144,7 +153,7 @@ def _check_forward(batching: BatchingOptions, name: str) -> None:
 class Loader:
     """
     Iterable over batches. Each iterator is one pass over the epoch that ``epoch_source.value`` says when it is created.
-    A new iterator ends the older ones.
+    A new iterator ends the older ones. With :func:`load_state_dict`, the next iterator goes on within a pass.
 
     Creating an iterator draws from torch's global random generator as torch's own DataLoader does,
     since dropout of existing trainings depends on that.
@@ -183,11 +192,19 @@ class Loader:
         self._pass_id = 0
         self._notes_shown: set[str] = set()
         self._pool: WorkerPool | None = None
+        self._rest_pool: WorkerPool | None = None  # of another size, for the rest of a pass
+        self._pass: RunningPass | None = None
+        self._resume: LoaderState | None = None
 
     @property
     def num_workers(self) -> int:
         """:return: number of worker processes; 0: in-process"""
         return self.loader_options.num_workers
+
+    @property
+    def was_used(self) -> bool:
+        """:return: whether it had an iterator, in this run or before it"""
+        return self._had_iterator or self.resumed
 
     @property
     def name(self) -> str:
@@ -208,44 +225,122 @@ class Loader:
         for _ in range(num_draws):
             torch.empty((), dtype=torch.int64).random_()
 
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: position behind the batch that the newest iterator gave last, for :func:`load_state_dict`: plain values and
+            tensors, which safe loading of checkpoints accepts (Any). Also right after an iterator was ended by an exception
+        :raises DatasetError: ``state_dict()`` of the dataset gives something that cannot be saved
+        """
+        if self._resume is not None:  # not yet begun
+            return self._resume.to_plain()
+        if self._pass is None:
+            return {}
+        return self._pass.state(describe_options(self.options, self._shuffling)).to_plain()
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """
+        The next iterator goes on behind the batch that was given last when the state was taken, with the statistics of the
+        pass. It draws nothing from torch's global generator. If the main process reads, creating it changes the global
+        generators: restore them afterwards.
+
+        :param state: of :func:`state_dict`, from a loader with the same options; the number of workers may differ. Any: as
+            there. Empty or None: the next iterator begins a pass as usual
+        :raises DatasetError: it was taken with other options
+        """
+        self._resume = None
+        if not state:
+            return
+        resume = LoaderState.from_plain(state, where=f"dataset {self.name!r}")
+        changes = option_changes(resume.options, describe_options(self.options, self._shuffling))
+        if changes:
+            raise DatasetError(
+                f"dataset {self.name!r}: epoch {resume.epoch} cannot go on where it was, since its batches are made in "
+                f"another way now: {'; '.join(changes)}. Restore the options, or start the epoch again."
+            )
+        self._resume = resume
+
     def __iter__(self) -> Iterator[RawBatch]:
-        """:return: batches of one pass; see :func:`returnn.torch.data.collate.collate_batch` for their entries"""
+        """
+        :return: batches of one pass; see :func:`returnn.torch.data.collate.collate_batch` for their entries
+        :raises DatasetError: it cannot go on at the loaded state, since the data has changed
+        """
+        epoch = int(self.epoch_source.value)
+        if self._resume is not None:
+            return self._go_on(self._resume, epoch)
         self.consume_rng()
         self._pass_id += 1
         self.stats = LoaderStats(len_filter=self.options.len_filter)
-        epoch = int(self.epoch_source.value)
-        if self.num_workers:
+        self._pass = running = RunningPass(epoch, self.num_workers, self.stats, uses_buffer=self._shuffling is not None)
+        return self._count(self._iter_blocks(running), self._pass_id, running)
+
+    def _go_on(self, resume: LoaderState, epoch: int) -> Iterator[RawBatch]:
+        if resume.epoch != epoch:
+            raise DatasetError(
+                f"dataset {self.name!r}: the saved position is one of epoch {resume.epoch}, but epoch {epoch} is to be read."
+            )
+        self._had_iterator = True
+        self._pass_id += 1
+        is_global = self.options.is_global
+        num_workers = num_workers_for_rest(resume.num_workers, self.num_workers, is_global=is_global)
+        if num_workers != self.num_workers:
+            print(
+                f"Dataset {self.name!r}: the rest of epoch {epoch} is read with {num_workers} workers, as its beginning, "
+                f"since batches depend on their number. Then with {self.num_workers}.",
+                file=log.v3,
+            )
+        position = resume.source.dealt_to(max(num_workers, 1)) if is_global else resume.source
+        stats = LoaderStats.from_plain(resume.stats, len_filter=self.options.len_filter)
+        running = RunningPass(
+            epoch,
+            num_workers,
+            stats,
+            uses_buffer=self._shuffling is not None,
+            position=position,
+            buffer=resume.buffer,
+            num_seqs=resume.num_seqs,
+            generators=resume.generators,
+            is_finished=resume.is_finished,
+        )
+        blocks = _no_blocks() if resume.is_finished else self._iter_blocks(running, is_resumed=not resume.is_start)
+        if not resume.is_finished and not resume.is_start:
+            first = next(blocks)
+            self._show_resumed(first[1], epoch)
+            blocks = _chain(first, blocks)
+        self.stats, self._pass, self._resume = stats, running, None
+        return self._count(blocks, self._pass_id, running)
+
+    def _iter_blocks(self, running: RunningPass, *, is_resumed: bool = False) -> Iterator[tuple[Block, PassStats]]:
+        """
+        :param running: where to begin
+        :param is_resumed: the first block may be empty: all is then as it was before the next one was wanted
+        """
+        points = running.resume_points() if is_resumed else None
+        if running.num_workers:
+            pool = self._pool_of(running.num_workers)
+            first_worker = running.position().next_worker
+            pool_pass = pool.start_pass(running.epoch, points, first_worker=first_worker)
+            blocks = self._iter_pool(pool_pass, wait=is_resumed)
+        else:
+            blocks = self._iter_in_process(running, points[0] if points is not None else None)
+        if self._shuffling is not None:
+            blocks = shuffle_blocks(blocks, self._shuffling, running, default_seed=self.options.seed)
+        return blocks
+
+    def _pool_of(self, num_workers: int) -> WorkerPool:
+        if num_workers == self.num_workers:
             self.prepare()
             assert self._pool is not None
-            blocks = self._iter_pool(self._pool.start_pass(epoch))
-        else:
-            blocks = self._iter_in_process(epoch)
-        if self._shuffling is not None:
-            blocks = self._shuffle(blocks, self._shuffling, epoch)
-        return self._count(blocks, self._pass_id, self.stats)
+            return self._pool
+        loader_options = dataclasses.replace(self.loader_options, num_workers=num_workers)
+        self._rest_pool = WorkerPool(self.dataset, self.options, loader_options)
+        return self._rest_pool
 
-    def _shuffle(
-        self, blocks: Iterator[tuple[Block, PassStats]], shuffling: OnlineShuffleOptions, epoch: int
-    ) -> Iterator[tuple[Block, PassStats]]:
-        rng = shuffling_rng(shuffling.seed, default_seed=self.options.seed, epoch=epoch)
-        buffer = Block([], [])
-        pass_stats = PassStats()
+    def _iter_in_process(self, running: RunningPass, resume: ResumePoint | None) -> Iterator[tuple[Block, PassStats]]:
+        ctx = PassContext(self.dataset, self.options, running.epoch)
+        if resume is None:
+            running.generators = Generators.current()
         try:
-            for block, pass_stats in blocks:
-                for batch, info in zip(block.batches, block.infos, strict=True):
-                    buffer.batches.append(batch)
-                    buffer.infos.append(info)
-                    if len(buffer.batches) == shuffling.buffer_size:
-                        yield shuffle_block(buffer, rng), pass_stats
-                        buffer = Block([], [])
-            yield shuffle_block(buffer, rng), pass_stats
-        finally:
-            blocks.close()  # type: ignore[attr-defined]
-
-    def _iter_in_process(self, epoch: int) -> Iterator[tuple[Block, PassStats]]:
-        ctx = PassContext(self.dataset, self.options, epoch)
-        try:
-            for block in iter_blocks(ctx, alloc_on_heap):
+            for block in iter_blocks(ctx, alloc_on_heap, resume):
                 yield block, ctx.stats
         except Exception as exc:
             where = ctx.locate(exc)
@@ -254,8 +349,12 @@ class Loader:
             raise
         yield Block([], []), ctx.stats
 
-    def _iter_pool(self, pool_pass: PoolPass) -> Iterator[tuple[Block, PassStats]]:
+    def _iter_pool(self, pool_pass: PoolPass, *, wait: bool) -> Iterator[tuple[Block, PassStats]]:
+        """:param wait: until all workers are in place; gives an empty block then"""
         try:
+            if wait:
+                pool_pass.wait_until_in_place()
+                yield Block([], []), pool_pass.stats
             for block in pool_pass:
                 yield block, pool_pass.stats
             yield Block([], []), pool_pass.stats
@@ -266,12 +365,17 @@ class Loader:
             pool_pass.close()
             if not self.loader_options.persistent:
                 self.close()
+            self._close_rest_pool()
 
-    def _count(self, blocks: Iterator[tuple[Block, PassStats]], pass_id: int, stats: LoaderStats) -> Iterator[RawBatch]:
+    def _count(
+        self, blocks: Iterator[tuple[Block, PassStats]], pass_id: int, running: RunningPass
+    ) -> Iterator[RawBatch]:
         """To tensors, one by one, with statistics."""
         start = time.perf_counter()
+        stats = running.stats
         try:
             for block, pass_stats in blocks:
+                running.enter(block, pass_stats)
                 stats.num_seqs = self._num_seqs(pass_stats)
                 stats.num_seqs_dropped = pass_stats.dropped
                 self._show_notes(pass_stats)
@@ -285,6 +389,7 @@ class Loader:
                     stats.secs_waited += time.perf_counter() - start
                     yield tensors
                     start = time.perf_counter()
+            running.is_finished = True
         finally:
             blocks.close()  # type: ignore[attr-defined]
 
@@ -295,6 +400,18 @@ class Loader:
             return pass_stats.num_seqs
         return num_seqs_of_rank(pass_stats.num_seqs, options.rank, options.num_ranks)
 
+    def _show_resumed(self, pass_stats: PassStats, epoch: int) -> None:
+        """Nothing slow happens silently."""
+        resumed = pass_stats.resumed
+        if resumed is None or not resumed.num_seqs or not (resumed.is_read or resumed.secs > 1.0):
+            return
+        print(
+            f"Dataset {self.name!r}: epoch {epoch} goes on behind batch {resumed.num_batches:,}: {resumed.num_seqs:,} "
+            f"sequences {'read' if resumed.is_read else 'planned'} again in {resumed.secs:.1f} seconds "
+            f"({resumed.secs / resumed.num_seqs * 1e6:,.0f} seconds per million sequences).",
+            file=log.v3,
+        )
+
     def _show_notes(self, pass_stats: PassStats) -> None:
         for note in pass_stats.notes:
             if note not in self._notes_shown:
@@ -303,9 +420,29 @@ class Loader:
 
     def close(self) -> None:
         """End the workers. The loader can be used again: they start anew."""
+        self._close_rest_pool()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+    def _close_rest_pool(self) -> None:
+        pool, self._rest_pool = self._rest_pool, None
+        if pool is not None:
+            pool.close()
+
+
+def _no_blocks() -> Iterator[tuple[Block, PassStats]]:
+    yield from ()
+
+
+def _chain(
+    first: tuple[Block, PassStats], blocks: Iterator[tuple[Block, PassStats]]
+) -> Iterator[tuple[Block, PassStats]]:
+    try:
+        yield first
+        yield from blocks
+    finally:
+        blocks.close()  # type: ignore[attr-defined]
 
 
 def _to_pinned(batch: RawBatch) -> RawBatch:

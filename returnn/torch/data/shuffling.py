@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy
 
-from returnn.datasets._loading.source import Block
+from returnn.datasets._loading.source import Block, PassStats
 from returnn.errors import ConfigError
+from returnn.options.batching import OnlineShuffleOptions
+from returnn.torch.data.running_pass import RunningPass
 from returnn.torch.data.stages import IterStage
 
-__all__ = ["ShufflingDataPipe", "shuffle_block", "shuffling_rng"]
+__all__ = ["ShufflingDataPipe", "shuffle_block", "shuffle_blocks", "shuffling_rng"]
 
 
 class ShufflingDataPipe(IterStage):
@@ -91,6 +93,57 @@ def shuffle_block(block: Block, rng: numpy.random.RandomState) -> Block:
         batch["seq_idx"] = [next(seq_idxs) for _ in batch["seq_tag"]]
     infos = [block.infos[i]._replace(complete_frac=frac) for i, frac in zip(order, fracs, strict=True)]
     return Block(batches, infos)
+
+
+def shuffle_blocks(
+    blocks: Iterator[tuple[Block, PassStats]],
+    options: OnlineShuffleOptions,
+    running: RunningPass,
+    *,
+    default_seed: int,
+) -> Iterator[tuple[Block, PassStats]]:
+    """
+    Shuffle batches in a buffer.
+
+    :param blocks: of one pass. Closed at the end
+    :param options: of the buffer
+    :param running: where the pass begins or goes on; is told where each buffer begins
+    :param default_seed: if the options have none
+    :return: blocks: what is in a full buffer; the last one may be smaller
+    """
+    rng = shuffling_rng(options.seed, default_seed=default_seed, epoch=running.epoch)
+    start = running.buffer_at_start
+    for _ in range(start.num_buffers):
+        rng.permutation(options.buffer_size)  # as before
+    num_given = start.num_given
+    num_buffers = start.num_buffers
+    buffer = Block([], [])
+    begin = running.source.at(0)
+    pass_stats = PassStats()
+
+    def give() -> Block:
+        shuffled = shuffle_block(buffer, rng)
+        running.buffer_begins(begin, num_buffers, num_given)
+        return Block(shuffled.batches[num_given:], shuffled.infos[num_given:])
+
+    try:
+        for block, pass_stats in blocks:
+            running.source.enter(block)
+            for i, (batch, info) in enumerate(zip(block.batches, block.infos, strict=True)):
+                if not buffer.batches:
+                    begin = running.source.at(i)
+                buffer.batches.append(batch)
+                buffer.infos.append(info)
+                if len(buffer.batches) == options.buffer_size:
+                    yield give(), pass_stats
+                    buffer = Block([], [])
+                    num_buffers, num_given = num_buffers + 1, 0
+        if not buffer.batches:
+            yield buffer, pass_stats
+        else:
+            yield give(), pass_stats
+    finally:
+        blocks.close()  # type: ignore[attr-defined]
 
 
 def _seqs(item: Any) -> Sequence[dict[str, Any]]:  # Any: batch or sequence

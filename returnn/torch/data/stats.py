@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from returnn.datasets._loading.len_filter import DropReason, LenFilter
 from returnn.datasets._loading.source import BatchInfo
@@ -41,6 +43,31 @@ class LoaderStats:
             self.padded_frames[key] += info.padded_frames[key]
         if info.complete_frac is not None:
             self.complete_frac = max(self.complete_frac or 0.0, info.complete_frac)
+
+    def to_plain(self) -> dict[str, Any]:
+        """:return: all but the filter, for a checkpoint. Any: numbers, and lists and dicts of them"""
+        return {
+            "num_seqs": self.num_seqs,
+            "num_batches": self.num_batches,
+            "num_seqs_seen": self.num_seqs_seen,
+            "frames": {key: int(count) for key, count in self.frames.items()},
+            "padded_frames": {key: int(count) for key, count in self.padded_frames.items()},
+            "num_seqs_dropped": [[reason, key, count] for (reason, key), count in self.num_seqs_dropped.items()],
+            "secs_waited": self.secs_waited,
+            "complete_frac": None if self.complete_frac is None else float(self.complete_frac),
+        }
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any], *, len_filter: LenFilter | None) -> LoaderStats:
+        """
+        :param value: of :func:`to_plain`. Any: as there
+        :param len_filter: for the text
+        """
+        fields = {**value, "len_filter": len_filter}
+        fields["frames"] = Counter(value["frames"])
+        fields["padded_frames"] = Counter(value["padded_frames"])
+        fields["num_seqs_dropped"] = Counter({(reason, key): n for reason, key, n in value["num_seqs_dropped"]})
+        return cls(**fields)
 
     @property
     def padding_ratio(self) -> float | None:

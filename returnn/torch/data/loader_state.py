@@ -1,0 +1,360 @@
+"""
+The position of a loader in a pass, and its state in a form that safe loading of checkpoints accepts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+import torch
+
+from returnn.datasets._loading.address import ResumePoint, SeqAddress
+from returnn.datasets._loading.generators import Generators
+from returnn.datasets._loading.source import Block, SourceOptions
+from returnn.errors import DatasetError
+from returnn.options.batching import OnlineShuffleOptions
+
+__all__ = [
+    "BufferPosition",
+    "LoaderState",
+    "SourcePosition",
+    "SourceProgress",
+    "describe_options",
+    "from_plain",
+    "num_workers_for_rest",
+    "option_changes",
+    "to_plain",
+]
+
+#: Of the state. Another one cannot be read.
+_VERSION = 1
+_ARRAY = "__ndarray__"
+
+
+def to_plain(value: Any, *, what: str) -> Any:
+    """
+    :param value: of None, bools, numbers, strings, bytes, tensors, arrays, and lists, tuples, dicts of these. Any: of users
+    :param what: for the error
+    :return: without arrays and numpy's scalars: what ``torch.load(weights_only=True)`` accepts. Any: as given
+    :raises DatasetError: there is something else in it
+    """
+    if value is None or type(value) in (bool, int, float, str, bytes, torch.Tensor):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, numpy.generic):
+        value = numpy.asarray(value)
+    if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+        native = numpy.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
+        # Bytes: torch does not have all dtypes of numpy.
+        content = torch.from_numpy(native.reshape(-1).view(numpy.uint8).copy())
+        return {_ARRAY: content, "dtype": native.dtype.str, "shape": list(value.shape)}
+    if isinstance(value, (list, tuple)):
+        items = [to_plain(item, what=what) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, Mapping):
+        return {to_plain(key, what=what): to_plain(v, what=what) for key, v in value.items()}
+    if isinstance(value, (int, float)):  # of a subclass, as the next ones
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, (str, bytes)):
+        return str(value) if isinstance(value, str) else bytes(value)
+    raise DatasetError(
+        f"{what}: expected numbers, strings, lists, tuples, dicts, tensors and numpy arrays of numbers, which can be saved "
+        f"in a checkpoint, got {type(value).__name__} {repr(value)[:80]}."
+    )
+
+
+def from_plain(value: Any) -> Any:
+    """:param value: of :func:`to_plain`. Any: as there. :return: what was given there. Any: as there"""
+    if isinstance(value, Mapping):
+        if _ARRAY in value:
+            content = value[_ARRAY].cpu().numpy()
+            array = numpy.frombuffer(content.tobytes(), dtype=numpy.dtype(value["dtype"])).reshape(value["shape"])
+            return array.copy()
+        return {key: from_plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [from_plain(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+@dataclasses.dataclass
+class SourcePosition:
+    """
+    What was taken from the sources of a pass.
+
+    :param counts: batches by worker
+    :param addresses: by worker: the number of its batches, and the address behind them. None: not known
+    :param last_worker: whose batch was the last one; None: nothing was taken
+    """
+
+    counts: list[int]
+    addresses: list[tuple[int, SeqAddress] | None]
+    last_worker: int | None = None
+
+    @classmethod
+    def at_start(cls, num_sources: int) -> SourcePosition:
+        """:param num_sources: number of workers, or 1 for the main process"""
+        return cls([0] * num_sources, [None] * num_sources)
+
+    @property
+    def is_start(self) -> bool:
+        """:return: whether nothing was taken"""
+        return not any(self.counts)
+
+    @property
+    def next_worker(self) -> int:
+        """:return: which gives the next batch, if it has one"""
+        return 0 if self.last_worker is None else (self.last_worker + 1) % len(self.counts)
+
+    def resume_points(self, num_seqs: int | None, generators: Generators | None) -> list[ResumePoint]:
+        """
+        :param num_seqs: of the epoch
+        :param generators: of this process at the start of the pass, if it reads
+        :return: by worker
+        """
+        points = []
+        for count, found in zip(self.counts, self.addresses, strict=True):
+            address, skip = (None, 0) if found is None else (found[1], count - found[0])
+            points.append(ResumePoint(count, address, skip, num_seqs, generators))
+        return points
+
+    def dealt_to(self, num_sources: int) -> SourcePosition:
+        """
+        :param num_sources: other number of workers, if batches are formed in the main order
+        :return: the same position
+        """
+        total = sum(self.counts)
+        counts = [_dealt(total, worker, num_sources) for worker in range(num_sources)]
+        newest: tuple[int, SeqAddress] | None = None
+        for worker, found in enumerate(self.addresses):
+            if found is not None and (newest is None or found[1].batch_idx > newest[1].batch_idx):
+                # Batch k of worker w is batch k * W + w.
+                newest = (found[0] - 1) * len(self.counts) + worker + 1, found[1]
+        addresses: list[tuple[int, SeqAddress] | None] = [None] * num_sources
+        if newest is not None:
+            addresses = [(_dealt(newest[0], worker, num_sources), newest[1]) for worker in range(num_sources)]
+        return SourcePosition(counts, addresses, (total - 1) % num_sources if total else None)
+
+    def to_plain(self) -> dict[str, Any]:
+        """:return: for a checkpoint. Any: plain values"""
+        addresses = [
+            None if found is None else {"count": found[0], **_address_to_plain(found[1])} for found in self.addresses
+        ]
+        return {"counts": list(self.counts), "addresses": addresses, "last_worker": self.last_worker}
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> SourcePosition:
+        """:param value: of :func:`to_plain`. Any: as there"""
+        addresses = [
+            None if found is None else (found["count"], _address_from_plain(found)) for found in value["addresses"]
+        ]
+        return cls(list(value["counts"]), addresses, value["last_worker"])
+
+
+def _dealt(total: int, worker: int, num_workers: int) -> int:
+    """:return: how many of the first batches this worker gives"""
+    return len(range(worker, total, num_workers))
+
+
+def _address_to_plain(address: SeqAddress) -> dict[str, Any]:
+    dropped = [[reason, key, count] for (reason, key), count in address.dropped.items()]
+    generators = None if address.generators is None else to_plain(tuple(address.generators), what="random generators")
+    own = to_plain(address.dataset_state, what="state_dict() of the dataset")
+    return {**address._asdict(), "dropped": dropped, "generators": generators, "dataset_state": own}
+
+
+def _address_from_plain(value: Mapping[str, Any]) -> SeqAddress:
+    generators = value["generators"]
+    return SeqAddress(
+        value["seq_idx"],
+        value["chunk_idx"],
+        value["num_draws"],
+        value["batch_idx"],
+        {(reason, key): count for reason, key, count in value["dropped"]},
+        None if generators is None else Generators(*from_plain(generators)),
+        from_plain(value["dataset_state"]),
+    )
+
+
+class SourceProgress:
+    """Follows what is taken from the sources, block by block."""
+
+    def __init__(self, start: SourcePosition):
+        """:param start: where the pass begins or goes on"""
+        self._before = start
+        self._block: Block | None = None
+
+    def enter(self, block: Block) -> None:
+        """:param block: that is given now. All of the one before is taken"""
+        if self._block is not None:
+            self._before = self.at(len(self._block.batches))
+        self._block = block
+
+    def at(self, num_taken: int) -> SourcePosition:
+        """
+        :param num_taken: of the newest block
+        :return: position behind them
+        """
+        before, block = self._before, self._block
+        position = SourcePosition(list(before.counts), list(before.addresses), before.last_worker)
+        if block is None or not num_taken:
+            return position
+        worker = block.worker
+        position.last_worker = worker
+        position.counts[worker] += num_taken
+        for i in range(num_taken, 0, -1):
+            address = block.infos[i - 1].next
+            if address is not None:
+                position.addresses[worker] = before.counts[worker] + i, address
+                break
+        return position
+
+
+@dataclasses.dataclass(frozen=True)
+class BufferPosition:
+    """
+    Position in the shuffling buffer. That of the sources is where its first batch was taken.
+
+    :param num_buffers: full ones before
+    :param num_given: batches of this one
+    """
+
+    num_buffers: int = 0
+    num_given: int = 0
+
+
+@dataclasses.dataclass
+class LoaderState:
+    """
+    All that a loader needs to go on in a pass.
+
+    :param epoch: of the pass
+    :param options: what the batches depend on, as text
+    :param num_workers: 0: the main process read
+    :param source: position of the sources
+    :param buffer: None: no shuffling of batches
+    :param is_finished: the pass has ended
+    :param num_seqs: of the epoch as the sources know it; None: not known
+    :param generators: of this process at the start of the pass, if it read
+    :param stats: of the pass so far. Any: plain values
+    """
+
+    epoch: int
+    options: dict[str, str]
+    num_workers: int
+    source: SourcePosition
+    buffer: BufferPosition | None
+    is_finished: bool
+    num_seqs: int | None
+    generators: Generators | None
+    stats: dict[str, Any]
+
+    @property
+    def is_start(self) -> bool:
+        """:return: whether no batch was given"""
+        return not self.is_finished and self.source.is_start and not (self.buffer and self.buffer.num_given)
+
+    def to_plain(self) -> dict[str, Any]:
+        """:return: for a checkpoint. Any: plain values"""
+        generators = None if self.generators is None else to_plain(tuple(self.generators), what="random generators")
+        buffer = None if self.buffer is None else dataclasses.asdict(self.buffer)
+        shallow = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            "version": _VERSION,
+            **shallow,
+            "source": self.source.to_plain(),
+            "buffer": buffer,
+            "generators": generators,
+        }
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any], *, where: str) -> LoaderState:
+        """
+        :param value: of :func:`to_plain`. Any: as there
+        :param where: for the error
+        :raises DatasetError: it is something else
+        """
+        if not isinstance(value, Mapping) or value.get("version") != _VERSION:
+            got = value.get("version") if isinstance(value, Mapping) else type(value).__name__
+            raise DatasetError(
+                f"{where}: the saved position in the data has version {got!r}, but only {_VERSION} can be read. "
+                "It was written by another version of the program: start the epoch again."
+            )
+        try:
+            fields = {f.name: value[f.name] for f in dataclasses.fields(cls)}
+            fields["source"] = SourcePosition.from_plain(fields["source"])
+            if fields["buffer"] is not None:
+                fields["buffer"] = BufferPosition(**fields["buffer"])
+            if fields["generators"] is not None:
+                fields["generators"] = Generators(*from_plain(fields["generators"]))
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise DatasetError(
+                f"{where}: the saved position in the data is broken ({type(exc).__name__}: {exc}). Start the epoch again."
+            ) from exc
+
+
+def describe_options(options: SourceOptions, shuffling: OnlineShuffleOptions | None) -> dict[str, str]:
+    """
+    :param options: of the loader
+    :param shuffling: likewise
+    :return: all that batches depend on, but the data: option -> value as text
+    """
+    limits = options.limits
+    values = {
+        "random_seed": options.seed,
+        "worker_batching": "global" if options.is_global else "sharded",
+        "number of ranks": options.num_ranks,
+        "rank": options.rank,
+        "batch_size": limits.batch_size,
+        "max_seqs": limits.max_seqs,
+        "packed_batch_size": limits.packed_batch_size,
+        "batch_drop_last": limits.drop_last,
+        "count_scalars": limits.count_scalars,
+        "min_seq_length": options.len_filter.min_seq_length,
+        "max_seq_length": options.len_filter.max_seq_length,
+        "chunking": options.chunking,
+        "torch_batching": options.custom,
+        "online_shuffle_batches": shuffling,
+    }
+    return {name: _as_text(value) for name, value in values.items()}
+
+
+def _as_text(value: Any) -> str:  # Any: of options
+    """:return: the same in each run of the program"""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_as_text(value[key])}" for key in sorted(value, key=str)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_as_text, value)) + "]"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _as_text({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    batching = getattr(value, "batching", None)  # PipelineBatching
+    if batching is not None:
+        return _as_text(batching)
+    if callable(value):
+        return f"function {getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(value)
+
+
+def option_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """:return: e.g. ``batch_size was 100, is 200``"""
+    names = [*old, *(name for name in new if name not in old)]
+    return [
+        f"{name} was {old.get(name, 'unknown')}, is {new.get(name, 'unknown')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def num_workers_for_rest(saved: int, now: int, *, is_global: bool) -> int:
+    """
+    :param saved: number of workers that began the pass
+    :param now: number of workers by the options
+    :param is_global: batches are formed in the main order
+    :return: number of workers for the rest of the pass: so many that they make the same batches
+    """
+    return now if is_global or max(saved, 1) == max(now, 1) else saved
