@@ -229,7 +229,7 @@ def _load(filename: str, *, unsafe: bool) -> dict[str, Any]:
     except pickle.UnpicklingError as exc:
         raise AverageError(
             f"Checkpoint {filename} is broken, or contains more than tensors and plain values; loading such objects can "
-            f"run any code, so it is refused ({_what_is_refused(exc)}). If you trust the file, use --load_unsafe_checkpoints."
+            f"run any code, so it is refused ({_what_is_refused(exc)}). If you trust the file, use --unsafe_load."
         ) from exc
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise AverageError(
@@ -318,7 +318,9 @@ def _make_parser() -> argparse.ArgumentParser:
         help="average integer parameters to floats, and list averaged inputs by their own epoch too, as RETURNN does",
     )
     parser.add_argument(
+        "--unsafe_load",
         "--load_unsafe_checkpoints",
+        dest="unsafe_load",
         action="store_true",
         help="load any Python objects; only for files that you trust, since that can run any code",
     )
@@ -344,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.output_path,
         weights=args.weights,
         as_peers=args.as_peers,
-        load_unsafe_checkpoints=args.load_unsafe_checkpoints,
+        load_unsafe_checkpoints=args.unsafe_load,
     )
     print("Done.")
 

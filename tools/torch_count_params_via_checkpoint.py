@@ -20,7 +20,9 @@ def _make_parser() -> argparse.ArgumentParser:
         "--ignore-prefix", nargs="+", default=[], metavar="P", help="leave out parameters whose name starts so"
     )
     parser.add_argument(
+        "--unsafe_load",
         "--load_unsafe_checkpoints",
+        dest="unsafe_load",
         action="store_true",
         help="load any Python objects; only for files that you trust, since that can run any code",
     )
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     from returnn.torch.checkpoint import get_model_state, load_file
     from returnn.torch.inspection import count_by_prefix, shape_text
 
-    checkpoint = load_file(args.checkpoint, mmap=True, weights_only=not args.load_unsafe_checkpoints)
+    checkpoint = load_file(args.checkpoint, mmap=True, weights_only=not args.unsafe_load)
     counts = {}
     for name, value in get_model_state(checkpoint, filename=args.checkpoint).items():
         if isinstance(value, torch.Tensor) and not name.startswith(tuple(args.ignore_prefix)):

@@ -24,7 +24,9 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mmap", action="store_true", help="read only what is needed from the file")
     parser.add_argument(
+        "--unsafe_load",
         "--load_unsafe_checkpoints",
+        dest="unsafe_load",
         action="store_true",
         help="load any Python objects; only for files that you trust, since that can run any code",
     )
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         args.checkpoint,
         map_location=device,
         mmap=args.mmap,
-        weights_only=not args.load_unsafe_checkpoints,
+        weights_only=not args.unsafe_load,
     )
     printer = TensorPrinter(
         values=(args.all_tensors or args.key is not None) and not args.stats_only,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from returnn.errors import DataFileError, DatasetOptionError
+from returnn.options.loading import LoadingOptions
 from returnn.util import restricted_pickle
 from returnn.util.literal import LiteralError, parse_literal
 
@@ -61,7 +62,7 @@ def load_seq_list_file(filename: str, expect_list: bool = True) -> Any:
     data = _read_bytes(filename, purpose)
     if not filename.endswith((".pkl", ".pkl.gz")):
         return _decode(data, filename, purpose).splitlines()
-    obj = restricted_pickle.loads(data, filename=filename)
+    obj = restricted_pickle.loads(data, filename=filename, unsafe=LoadingOptions.from_global_config().allow_unsafe)
     if expect_list and not isinstance(obj, list):
         raise DataFileError(
             f"the {purpose} {filename!r} must hold a list of tags, got {type(obj).__name__}. "

@@ -14,6 +14,7 @@ import returnn.options.sections  # noqa: F401  # declares all options
 from returnn._config.cmdline import parse_override
 from returnn.errors import ConfigError, NotSupportedError
 from returnn.log import log
+from returnn.options.loading import LoadingOptions
 from returnn.options.registry import Option, all_options, closest_names, lookup, options_read
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def report_options(config: Config, task: str) -> None:
     :raises NotSupportedError: an option is set which will not be supported, and the run would not be what the config asks for
     :raises ConfigError: ``strict_config`` is set and there is any problem; names all of them
     """
+    LoadingOptions.from_config(config).warn()
     problems = find_problems(config)
     if config.is_true("strict_config") and problems:
         raise ConfigError(_joined("strict_config is set, and the config has", problems))

@@ -1,4 +1,4 @@
-"""Options for reading checkpoints of unknown origin."""
+"""The option for reading files of unknown origin."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from returnn._state import find_global_config
+from returnn.log import log
 from returnn.options.registry import Option, declare
 from returnn.options.values import read_bool
 
@@ -16,17 +18,19 @@ __all__ = ["LoadingOptions"]
 
 declare(
     Option(
-        "load_unsafe_checkpoints",
+        "unsafe_load",
         "bool",
         False,
-        "Load checkpoints that contain other objects than tensors and plain values. Such a file can run any code: only for files you trust.",
+        "Load checkpoints and pickles (vocabularies, sequence lists) that contain other objects than tensors and plain values. "
+        "Such a file can run any code: only for files you trust. A warning at the start says that it is on.",
+        aliases=("load_unsafe_checkpoints",),
     ),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadingOptions:
-    """What a checkpoint may contain."""
+    """What a file may contain."""
 
     allow_unsafe: bool = False
 
@@ -36,4 +40,18 @@ class LoadingOptions:
         :param config:
         :raises OptionError: not a bool
         """
-        return cls(allow_unsafe=read_bool(config, "load_unsafe_checkpoints"))
+        return cls(allow_unsafe=read_bool(config, "unsafe_load"))
+
+    @classmethod
+    def from_global_config(cls) -> LoadingOptions:
+        """
+        :return: of the global config, also in data processes; without one, the default
+        :raises OptionError: not a bool
+        """
+        config = find_global_config()
+        return cls.from_config(config) if config is not None else cls()
+
+    def warn(self) -> None:
+        """Say once that it is on."""
+        if self.allow_unsafe:
+            log.print_warning("unsafe_load is set: checkpoints and pickles that are loaded can run any code.")

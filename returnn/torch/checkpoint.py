@@ -33,7 +33,7 @@ __all__ = [
 
 #: A file that is being written has this added to its name; a leftover of a killed process is overwritten by the next save.
 TMP_POSTFIX = ".tmp_write"
-_UNSAFE_OPTION = "load_unsafe_checkpoints"
+_UNSAFE_OPTION = "unsafe_load"
 
 
 def save_file_atomic(obj: object, path: str | os.PathLike[str]) -> None:

@@ -155,7 +155,7 @@ class Preloads:
         :param opts: value of the option. Any: checked here
         :param train: the task trains (or only initializes) the model
         :param first_train_epoch: training, and no own checkpoint is continued
-        :param allow_unsafe: option ``load_unsafe_checkpoints``
+        :param allow_unsafe: option ``unsafe_load``
         :raises ConfigError: wrong options
         """
         if opts is not None and not isinstance(opts, Mapping):

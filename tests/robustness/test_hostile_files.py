@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 import torch
 
+from returnn._state import process_state_ctx
+from returnn.config import Config
 from returnn.datasets import init_dataset
 from returnn.datasets.lm import Lexicon
+from returnn.datasets.seq_lists import load_seq_list_file
 from returnn.datasets.util.bliss import iter_segments
 from returnn.datasets.util.vocabulary import Vocabulary
 from returnn.errors import UserError
 from returnn.lr import lr_file
+from returnn.options.check import report_options
+from returnn.options.loading import LoadingOptions
 from returnn.torch.checkpoint import load_file
 from returnn.util.py_text_dict import load_text_dict
 
@@ -84,6 +89,37 @@ def test_pickles_run_nothing(tmp_path: Path, kind: str) -> None:
         else:
             load_file(str(path))
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("kind", ["vocabulary", "sequence list", "checkpoint"])
+def test_unsafe_load_is_the_only_way(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also under its old name, and it is printed."""
+    plain: Any = {"vocabulary": {"a": 0}, "sequence list": ["a"], "checkpoint": {"model": {}}}[kind]
+    path = str(tmp_path / "a.pkl")
+    for num, name in enumerate(("unsafe_load", "load_unsafe_checkpoints", None)):
+        ran = tmp_path / f"ran{num}"
+        content = {**plain, "x": _Runs(ran)} if isinstance(plain, dict) else [*plain, _Runs(ran)]
+        if kind == "checkpoint":
+            torch.save(content, path)
+        else:
+            (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+        os.utime(path, (num, num))  # files of the same size and time are not read again
+        config = Config({name: True} if name else {})
+        options = LoadingOptions.from_config(config)
+        with process_state_ctx(global_config=config, shown_warnings=set()):
+            report_options(config, "train")
+            assert ("WARNING: unsafe_load is set" in capsys.readouterr().out) == bool(name)
+            try:
+                if kind == "vocabulary":
+                    Vocabulary(path, unknown_label=None)
+                elif kind == "sequence list":
+                    load_seq_list_file(path)
+                else:
+                    load_file(path, weights_only=not options.allow_unsafe)
+            except UserError as exc:
+                # A directory is no label; but it was made.
+                assert name or "unsafe_load = True" in str(exc), exc
+        assert ran.exists() == bool(name)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_program_error_is_the_last_line(tmp_path: Path) -> None:
 def test_other_objects_only_on_request(tool: ModuleType, tmp_path: Path) -> None:
     torch.save({"model": {"w": torch.ones(2)}, "x": Path("x")}, tmp_path / "object.pt")
     args = ["x", "--checkpoints", str(tmp_path / "object.pt"), "--output_path", str(tmp_path / "o.pt")]
-    with pytest.raises(tool.AverageError, match="--load_unsafe_checkpoints"):
+    with pytest.raises(tool.AverageError, match="--unsafe_load"):
         tool.main(args)
     tool.main([*args, "--load_unsafe_checkpoints"])
     assert torch.load(tmp_path / "o.pt", weights_only=False)["x"] == Path("x")

@@ -180,7 +180,7 @@ def test_hostile_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CheckpointError) as exc_info:
         load_file(path)
     text = str(exc_info.value)
-    assert str(path) in text and "posix.mkdir" in text and "load_unsafe_checkpoints = True" in text
+    assert str(path) in text and "posix.mkdir" in text and "unsafe_load = True" in text
     assert "\n" not in text
     assert not (tmp_path / "pwned").exists()
 
@@ -195,7 +195,7 @@ def test_hostile_plain_pickle_is_refused(tmp_path: pathlib.Path) -> None:
 
 def test_opt_in_for_other_objects(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = model_file(tmp_path / "m.pt", counter=collections.Counter("aab"), where=pathlib.PurePosixPath("x"))
-    with pytest.raises(CheckpointError, match="load_unsafe_checkpoints"):
+    with pytest.raises(CheckpointError, match="unsafe_load"):
         load_file(path)
     assert load_file(path, weights_only=False, mmap=True)["where"] == pathlib.PurePosixPath("x")
     assert f"Warning: {path} contains objects that can run code" in capsys.readouterr().out

@@ -232,6 +232,6 @@ def test_log_lines(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_unsafe_file_needs_the_option(tmp_path: pathlib.Path) -> None:
     path = save_changed(tmp_path, lambda s: s.update(where=pathlib.PurePosixPath("x")))
-    with pytest.raises(CheckpointError, match="load_unsafe_checkpoints = True"):
+    with pytest.raises(CheckpointError, match="unsafe_load = True"):
         make_updater(make_model()).load_optimizer(path)
     make_updater(make_model(), load_unsafe_checkpoints=True).load_optimizer(path)

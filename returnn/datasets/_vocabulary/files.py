@@ -1,5 +1,5 @@
 """
-Reading of vocabulary files. Nothing in a file is ever executed.
+Reading of vocabulary files. Nothing in a file is executed, unless unsafe_load is set and it is a pickle.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from returnn._state import state
 from returnn.datasets._vocabulary.label_table import LabelTable
 from returnn.errors import DataFileError, describe
+from returnn.options.loading import LoadingOptions
 from returnn.util import restricted_pickle
 from returnn.util.fs import open_binary
 from returnn.util.literal import parse_literal
@@ -101,7 +102,9 @@ def _parse(content: bytes, filename: str) -> LabelTable:
     source = f"vocabulary file {filename!r}"
     name = filename.removesuffix(".gz")
     if name.endswith(".pkl") or content.startswith(_PICKLE_MAGIC):
-        value = restricted_pickle.loads(content, filename=source, encoding="utf8")
+        value = restricted_pickle.loads(
+            content, filename=source, encoding="utf8", unsafe=LoadingOptions.from_global_config().allow_unsafe
+        )
         if not isinstance(value, dict):
             raise DataFileError(describe("Broken vocabulary", where=source, expected="a pickled dict", got=value))
         return LabelTable.from_dict(value, source=source)
