@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -184,6 +184,14 @@ class OggZipDataset(CachedDataset2):
                 )
             self._corpus = corpus
         return self._corpus
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [path for source in self._sources for path in (source.zip_path, source.meta_path) if path]
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {} if self._corpus is None else {"hundredths of a second": self._corpus.seq_lens()}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """

@@ -5,7 +5,7 @@ DistributeFilesDataset: a corpus of many files, some of them per sub epoch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -312,6 +312,11 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
     def _need_one_part(self, method: str) -> None:
         if self.partition_epoch != 1 or self._file_shard[1] != 1:
             raise OptionalNotImplementedError(f"{self!r}: {method} is only known for partition_epoch 1, without shards")
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        where = self._where()
+        return [leaf for tree in self._file_list for leaf in leaves_of(tree, where=where)]
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`. Only for partition_epoch 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy  # noqa: F401  # part of the public names: client code does "from returnn.datasets.hdf import *"
@@ -211,6 +211,10 @@ class HDFDataset(CachedDataset):
                     file=log.v2,
                 )
         return tags
+
+    def known_corpus_lens(self) -> Mapping[str, np.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {key: self._reader.lens(key) for key in self._length_keys}
 
     # Order
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
 
+from returnn.datasets._basic.corpus_facts import files_of_folder
 from returnn.datasets._basic.predefined_order import predefined_order
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._huggingface import Column, arrow_shard_files, make_column
@@ -230,6 +231,15 @@ class HuggingFaceDataset(CachedDataset2):
         return super().get_data_shape(key) if column is None else list(column.shape[1:])
 
     # ---- order
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        folder = self.dataset_opts
+        return files_of_folder(os.fspath(folder)) if isinstance(folder, (str, os.PathLike)) else []
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return dict(self._corpus_lens)
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """:return: number of rows"""

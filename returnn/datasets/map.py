@@ -175,6 +175,10 @@ class MapDatasetWrapper(CachedDataset2):
             raise NotImplementedError("'num_seqs' is only known after calling init_seq_order().")
         return len(self._seq_order)
 
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {} if self._corpus_seq_lens is None else {"data": self._corpus_seq_lens}
+
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""
         return len(self._dataset)

@@ -5,7 +5,7 @@ NumpyDumpDataset: one pair of text files per sequence, as written by numpy.savet
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy
@@ -102,6 +102,10 @@ class NumpyDumpDataset(CachedDataset2):
 
     def _order_of_tags(self, seq_list: Sequence[str]) -> numpy.ndarray:
         return idxs_of_tags(seq_list, {tag: i for i, tag in enumerate(self.get_all_tags())}, where=repr(self))
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [name for number in range(self.start_seq, self.end_seq) for name in self._filenames(number)]
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""

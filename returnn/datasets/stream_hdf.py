@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import h5py
@@ -327,6 +327,10 @@ class StreamHDFDataset(CachedDataset2):
         :param corpus_seq_idx: position in the corpus
         """
         return self._get_seq_data(corpus_seq_idx, corpus_seq_idx)
+
+    def known_corpus_lens(self) -> Mapping[str, np.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {} if self._seq_lens is None else {"data": self._seq_lens}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """:return: of all files"""

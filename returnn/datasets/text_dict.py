@@ -162,6 +162,10 @@ class TextDictDataset(IndexedDataset):
 
     # ---- corpus
 
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {} if self._tags is None else {"characters": self._seq_lens}
+
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """
         :param fast: do not read the file for it

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from returnn.datasets._basic.corpus_facts import CorpusFactsMixin
+
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
 __all__ = ["ChildrenMixin", "seq_random_state"]
 
 
-class ChildrenMixin:
+class ChildrenMixin(CorpusFactsMixin):
     """Part of :class:`returnn.datasets.basic.Dataset`."""
 
     epoch: int | None

@@ -5,6 +5,7 @@ enwik8: text of Wikipedia, byte by byte.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import h5py
@@ -96,6 +97,14 @@ class Enwik8Corpus(IndexedDataset):
     def supports_sharding(self) -> bool:
         """:return: not with batch_num_seqs, where the order of sequences has a meaning"""
         return self._batch_num_seqs is None
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [os.path.join(self.path, "enwik8.hdf5")]
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {"data": self._lens}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
 
+from returnn.datasets._basic.corpus_facts import files_of_folder
 from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter, check_ranges, options_of_epoch
 from returnn.datasets._generating.librispeech_files import read_corpus
 from returnn.datasets.basic import DatasetSeq
@@ -207,6 +208,14 @@ class LibriSpeechCorpus(IndexedDataset):
         speaker, chapter, seq = self._corpus.seq_name[corpus_idx].tolist()
         subdir = self._corpus.subdirs[self._corpus.subdir_idx[corpus_idx]]
         return self.seq_tag_format % {"subdir": subdir, "speaker": speaker, "chapter": chapter, "seq": seq}
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [name for name in files_of_folder(self.path) if name.endswith(".zip")] if self.use_zip else []
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {"characters": self._corpus.num_chars}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""

@@ -176,6 +176,10 @@ class StaticDataset(CachedDataset2):
         """See :func:`Dataset.get_corpus_seq_idx`."""
         return int(self._seq_order[sorted_seq_idx])
 
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {key: self._lens(key) for key in self.data_keys}
+
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""
         return len(self.data)

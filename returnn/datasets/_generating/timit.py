@@ -7,7 +7,7 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy
@@ -179,6 +179,14 @@ class TimitDataset(TimitPhones, IndexedDataset):
     def _lens_for_order(self) -> numpy.ndarray:
         """:return: number of samples"""
         return self._num_samples
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [path + suffix for path in self._paths for suffix in (".phn", ".wav")]
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {"samples": self._num_samples, "classes": numpy.diff(self._offsets)}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """See :func:`Dataset.get_total_num_seqs`."""

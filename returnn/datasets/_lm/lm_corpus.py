@@ -93,6 +93,11 @@ class LmCorpus:
         return part.where(place)
 
     @property
+    def filenames(self) -> list[str]:
+        """:return: as given"""
+        return [part.name for part in self._parts]
+
+    @property
     def num_bytes(self) -> int:
         """:return: of all texts"""
         return sum(part.num_bytes for part in self._parts)

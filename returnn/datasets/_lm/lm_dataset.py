@@ -5,7 +5,7 @@ LmDataset: sequences of class indices from the texts of corpus files.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -268,6 +268,14 @@ class LmDataset(IndexedDataset):
             expected = "the name of a file, a list of names, or a function that gives these"
             raise DatasetOptionError(self._describe(f'option "{option}" is invalid', expected=expected, got=names))
         return [os.fspath(name) for name in names]
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [] if self._corpus is None else self._corpus.filenames
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {} if self._text_lens is None else {"characters": self._text_lens}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """

@@ -5,7 +5,7 @@ TranslationDataset: two text files, line by line source and target, with word vo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy
@@ -80,6 +80,7 @@ class TranslationDataset(IndexedDataset):
         self.seq_list_file = seq_list_file
         self.use_cache_manager = use_cache_manager
         self._files: dict[str, str] = {}
+        self._vocab_files: list[str] = []
         self._keys_of_file: dict[str, list[str]] = {}
         self._word_ids: dict[str, WordIds] = {}
         self.num_outputs = {}
@@ -115,6 +116,7 @@ class TranslationDataset(IndexedDataset):
 
     def _add_vocab(self, key: str, path: str) -> None:
         filename = find_file(path, what="Vocab", gz=False)
+        self._vocab_files.append(filename)
         vocab = load_word_vocab(filename, cached=self._cached)
         self._word_ids[key] = WordIds(vocab, unknown_label=self._unknown_label_of(key), key=key, filename=filename)
         self.labels[key] = labels_of_words(vocab)
@@ -256,6 +258,14 @@ class TranslationDataset(IndexedDataset):
     def _lens_for_order(self) -> numpy.ndarray:
         """:return: number of source words, with postfix"""
         return self._corpus_lens(self.main_source_data_key)
+
+    def corpus_files(self) -> Iterable[str]:
+        """See :func:`Dataset.corpus_files`."""
+        return [*self._files.values(), *self._vocab_files]
+
+    def known_corpus_lens(self) -> Mapping[str, numpy.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {key: self._corpus_lens(key) for key in self._columns}
 
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """

@@ -251,6 +251,10 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
         """:return: line number from 0"""
         return int(self._require_order()[sorted_seq_idx])
 
+    def known_corpus_lens(self) -> Mapping[str, np.ndarray]:
+        """See :func:`Dataset.known_corpus_lens`."""
+        return {"lines": self._line_lens}
+
     def get_total_num_seqs(self, *, fast: bool = False) -> int:
         """:return: number of lines"""
         return len(self._lines)

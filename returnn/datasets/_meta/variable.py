@@ -25,6 +25,8 @@ class VariableDataset(DelegatingDataset):
     Where it returns the same options again, the dataset is used again.
     """
 
+    _children_are_fixed = False
+
     def __init__(
         self,
         *,
