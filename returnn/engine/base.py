@@ -17,6 +17,7 @@ from returnn.datasets import init_dataset
 from returnn.engine import model_files
 from returnn.engine.cleanup import plan_cleanup
 from returnn.engine.eval_order import sort_eval_dataset
+from returnn.engine.inner_files import InnerKey
 from returnn.engine.model_files import StartPoint
 from returnn.engine.start_point import choose_start
 from returnn.errors import CheckpointError, ConfigError, DataFileError
@@ -186,9 +187,10 @@ class EngineBase:
         return model_files.existing_models(options.model, options.final_epoch)
 
     @classmethod
-    def get_start_point(cls, config: Config) -> StartPoint:
+    def get_start_point(cls, config: Config, *, inner: Mapping[InnerKey, str] | None = None) -> StartPoint:
         """
         :param config:
+        :param inner: see :func:`returnn.engine.start_point.choose_start`
         :return: the checkpoint which this run starts from, with notes for the user. Logs nothing
         :raises CheckpointError: a checkpoint that is asked for is missing or broken
         :raises ConfigError: the task needs a checkpoint, and none is given
@@ -198,6 +200,7 @@ class EngineBase:
             options,
             trained_epochs=_trained_epochs(config),
             standard_optimizer_files=cls._has_standard_optimizer_files(),
+            inner=inner,
         )
 
     @classmethod

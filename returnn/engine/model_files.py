@@ -180,6 +180,8 @@ class StartPoint:
     notes: list[str] = dataclasses.field(default_factory=list)
     #: Whether it is a checkpoint of the option ``model``, and not one from elsewhere.
     is_own_model: bool = False
+    #: The checkpoint is inside the epoch behind ``epoch``, after so many training steps over all epochs. None: no such one.
+    step: int | None = None
 
     @property
     def start_epoch(self) -> int:

@@ -53,6 +53,11 @@ class PausePlan:
         self._has_clocks = self._save_at is not None or self._stop_at is not None
         self._agreed: Pause | None = None
 
+    @property
+    def without_request(self) -> bool:
+        """:return: whether there can be pauses without a request of this process: if not, it need not be asked after each step"""
+        return self._several_ranks or self._has_clocks or bool(self._every_steps)
+
     def after_step(self, num_steps: int) -> Pause | None:
         """
         :param num_steps: done so far, over all epochs

@@ -198,6 +198,10 @@ class PassReport:
             self._bar.close()
             self._bar = None
 
+    def goes_on_after(self, secs: float) -> None:
+        """:param secs: that an earlier run has spent in the pass"""
+        self._start -= secs
+
     @property
     def stats(self) -> LoaderStats | None:
         """Of the current pass; None: the loader has none."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import glob
 import os
+from collections.abc import Mapping
 
+from returnn.engine.inner_files import InnerKey, is_inner_name
 from returnn.engine.model_files import (
     MODEL_POSTFIX,
     StartPoint,
@@ -32,6 +34,7 @@ def choose_start(
     models: dict[int, str] | None = None,
     trained_epochs: frozenset[int] = frozenset(),
     standard_optimizer_files: bool = True,
+    inner: Mapping[InnerKey, str] | None = None,
 ) -> StartPoint:
     """
     Decide which checkpoint the run starts from.
@@ -41,6 +44,7 @@ def choose_start(
     :param trained_epochs: epochs with stored scores, so they were trained here
     :param standard_optimizer_files: False: the engine has own ways to store optimizers, so a checkpoint
         may be complete without an ".opt.pt" file, unless there are such files
+    :param inner: (epoch, step) -> path of the checkpoints inside epochs. None: the engine cannot go on from such ones
     :raises CheckpointError: a file that is asked for is missing or broken, or all own checkpoints are unusable
     :raises ConfigError: a task that needs a checkpoint has none
     """
@@ -56,6 +60,10 @@ def choose_start(
         options = dataclasses.replace(options, allow_missing_optimizer=True)
     notes: list[str] = []
     start_epoch = options.start_epoch
+    if inner and options.task == "train":
+        start = _choose_inner(options, models, inner, notes)
+        if start:
+            return start
     if not models and start_epoch is None and options.task != "initialize_model":
         _check_no_later_models(options)
     if models and start_epoch == 1:
@@ -85,6 +93,35 @@ def choose_start(
             )
         )
     return StartPoint("fresh", None, None, notes)
+
+
+def _choose_inner(
+    options: CheckpointOptions, models: dict[int, str], inner: Mapping[InnerKey, str], notes: list[str]
+) -> StartPoint | None:
+    """:return: the newest whole one inside an epoch that has no whole checkpoint of its own, nor has a later one"""
+    if options.start_epoch is not None:
+        notes.append(
+            f"warning: start_epoch = {options.start_epoch}: {len(inner)} checkpoint(s) inside an epoch are ignored, e.g. "
+            f"{inner[max(inner)]}."
+        )
+        return None
+    if options.mainline_dialect and options.load_epoch and not options.load:
+        return None  # asks for that epoch
+    done, problems = newest_whole(models, need_optimizer=not options.allow_missing_optimizer)
+    own_notes = [f"warning: {problem}; that checkpoint is not used." for problem in problems]
+    for epoch, step in sorted(inner, reverse=True):
+        if done is not None and epoch <= done:
+            break
+        path = inner[epoch, step]
+        problem = _problem(path, need_optimizer=True)
+        if problem is not None:
+            notes.append(f"warning: {problem}; that checkpoint is not used.")
+            continue
+        for name, value in (("load", options.load), ("import_model_train_epoch1", options.import_model_train_epoch1)):
+            if value:
+                own_notes.append(f"{name} is ignored, since there are checkpoints of this training.")
+        return StartPoint("resume", epoch - 1, path, [*notes, *own_notes], is_own_model=True, step=step)
+    return None
 
 
 def _check_no_later_models(options: CheckpointOptions) -> None:
@@ -301,7 +338,7 @@ def _problem(path: str, *, need_optimizer: bool) -> str | None:
     # Even if no optimizer file is needed, a broken one shows that this checkpoint was not finished.
     # Custom engines store several, e.g. epoch.001.generator.opt.pt.
     for filename in sorted(glob.glob(glob.escape(strip_suffix(path)) + ".*opt.pt")):
-        if not is_whole(filename):
+        if not is_whole(filename) and (is_inner_name(path) or not is_inner_name(filename)):
             return f"{filename} is broken or only half written"
     return None
 

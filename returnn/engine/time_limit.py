@@ -85,9 +85,13 @@ class TimeLimit:
         """
         return cls(safety_factor=options.stop_safety_factor if options.stop_when_low_time_left else None)
 
-    def epoch_starts(self) -> None:
-        """The time of an epoch is counted from here."""
-        self._epoch_start = time.monotonic()
+    def epoch_starts(self, secs_before: float = 0.0) -> None:
+        """
+        The time of an epoch is counted from here.
+
+        :param secs_before: that an earlier run has spent in it
+        """
+        self._epoch_start = time.monotonic() - secs_before
 
     def epoch_ends(self) -> bool:
         """

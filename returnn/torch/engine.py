@@ -139,6 +139,7 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
         check_optimizer_options(read_optimizer(self.config))
         OptimizerOptions.from_config(self.config)
+        self._plan_pauses()
         self._open_observers(train=True)
         self._start_worker_server()
         super().init_train(train_data, dev_data, eval_data)
@@ -147,14 +148,16 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         self._train_dataloader = self._create_data_loader(self.train_dataset)
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
 
-        start = self._network_start or self._get_start_point()
+        start = self._network_start or self._choose_train_start()
         self._start_epoch = start.start_epoch
+        self._starts_inside = start.step is not None
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
         if self._start_epoch <= self._final_epoch and CheckpointOptions.from_config(self.config).task == "train":
             _start_workers(self._train_dataloader)  # its workers start while the model is made
         if self._network_start is None:
             self._load_model(epoch=self._start_epoch, filename=start.filename)
+        self._go_on_inside(start)
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
         self._set_precision()
@@ -170,7 +173,7 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         self._updater.create_optimizer()
         if self._amp_dtype is not None:
             self._updater.create_grad_scaler()
-        if self._start_epoch > 1 and start.filename:
+        if (self._start_epoch > 1 or self._starts_inside) and start.filename:
             opt_filename = optimizer_filename(start.filename)
             args = {"filename": opt_filename} if takes_argument(self._load_optimizer, "filename") else {}
             self._load_optimizer(self._start_epoch, **args)
@@ -281,16 +284,18 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
                 filename=path,
                 options=self._options,
                 stay_on_host=epoch is not None and sharding_wanted(),
+                inside_epoch=self._starts_inside,
             )
         self._model = loaded.model
         if epoch is not None:
             self._shard_model()
         self._forward_epoch = loaded.model_epoch
         # A continued training goes on counting; one that starts at epoch 1 with given weights counts from 0.
-        self._train_step = loaded.step if epoch is None or epoch > 1 else 0
+        goes_on = epoch is not None and (epoch > 1 or self._starts_inside)
+        self._train_step = loaded.step if epoch is None or goes_on else 0
         self._restart = loaded.restart
         self._saved_averages = loaded.averages
-        if self.learning_rate_control is not None and epoch is not None and epoch > 1:
+        if self.learning_rate_control is not None and goes_on:
             self._restart.restore_learning_rates(self.learning_rate_control)
 
     def _load_optimizer(self, epoch: int, filename: str | None = None) -> None:

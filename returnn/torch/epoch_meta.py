@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,10 +25,35 @@ class EpochMeta:
     global_step: int  # training steps done before
     learning_rate: float  # of the first step
     start_time: float = dataclasses.field(default_factory=time.time)
+    #: in earlier runs, which were stopped inside the epoch
+    secs_before: float = 0.0
+    #: of this run, in the epoch
+    went_on_time: float | None = None
 
     def secs_since_start(self) -> float:
-        """:return: seconds"""
-        return time.time() - self.start_time
+        """:return: seconds in the pass, without the time between runs"""
+        since = self.start_time if self.went_on_time is None else self.went_on_time
+        return self.secs_before + time.time() - since
+
+    def as_entries(self) -> dict[str, int | float]:
+        """:return: for a checkpoint inside the epoch"""
+        return {
+            "global_step": self.global_step,
+            "learning_rate": self.learning_rate,
+            "start_time": self.start_time,
+            "secs": self.secs_since_start(),
+        }
+
+    @classmethod
+    def going_on(cls, entries: Mapping[str, int | float]) -> EpochMeta:
+        """:param entries: of :meth:`as_entries`, of an earlier run"""
+        return cls(
+            global_step=int(entries["global_step"]),
+            learning_rate=float(entries["learning_rate"]),
+            start_time=float(entries["start_time"]),
+            secs_before=float(entries["secs"]),
+            went_on_time=time.time(),
+        )
 
     def entries(
         self, *, global_step: int, num_steps: int, secs: float, device: str | torch.device

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from returnn._state import state as process_state
 from returnn.datasets.basic import Dataset
 from returnn.engine.losses import LossAccumulator
 from returnn.engine.model_files import StartPoint
@@ -18,6 +19,7 @@ from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.loader import EpochSource, Loader
 from returnn.torch.distributed.start import first_rank_decides
 from returnn.torch.ema import AveragedWeights
+from returnn.torch.epoch_position import EpochPosition
 from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState, consume_rng, isolated_rng, mark_resumed, missing_evals
 from returnn.torch.sharded_passes import ShardedPasses
@@ -25,6 +27,7 @@ from returnn.torch.start_report import print_scores_stored, print_start
 from returnn.torch.step_call import StepCall
 from returnn.torch.step_reports import StepReports
 from returnn.torch.user_functions import takes_argument
+from returnn.util.stop_request import raise_if_requested
 
 __all__ = ["EvalPasses"]
 
@@ -38,6 +41,14 @@ class EvalPasses(ShardedPasses, StepReports, AveragedWeights):
     _forward_epoch: int | None
     _restart: RestartState
     _pass_frame: PassFrame
+    #: of the checkpoint inside an epoch that the training goes on from, until that epoch is done; None: it starts with an epoch
+    _position: EpochPosition | None = None
+
+    def _mark_used_loaders(self, position: EpochPosition) -> None:
+        """Which random numbers the next iterators of the loaders draw depends on those before."""
+        for name, loader in self._eval_dataloaders.items():
+            mark_resumed(loader, position.used_eval_loaders.get(name, True))
+        mark_resumed(self._train_dataloader)
 
     def close_loaders(self) -> None:
         """End all worker processes."""
@@ -90,6 +101,15 @@ class EvalPasses(ShardedPasses, StepReports, AveragedWeights):
         for name in names:
             yield name, self._eval_dataset(name, self._eval_dataloaders[name])
 
+    def _evaluate_rest(self) -> None:
+        """Evaluate the eval datasets that have no scores of this epoch; of the others only draw the random numbers."""
+        if all(self._is_dataset_evaluated(name) for name in self._eval_dataloaders):
+            for loader in self._eval_dataloaders.values():
+                consume_rng(loader)
+            return
+        takes_it = takes_argument(self.eval_model, "skip_already_evaluated")
+        self.eval_model(**({"skip_already_evaluated": True} if takes_it else {}))
+
     def _eval_dataset(self, name: str, loader: Loader) -> dict[str, float]:
         """:return: score by loss name"""
         self._lines.eval_pass_starts(name)
@@ -107,6 +127,8 @@ class EvalPasses(ShardedPasses, StepReports, AveragedWeights):
         ):
             self._start_observing(name)
             for step_idx, (data, run_ctx) in enumerate(self._steps(self._even_batches(batches, name), name=name)):
+                if process_state.stop_reason is not None:
+                    raise_if_requested()
                 step_start = time.time()
                 total_loss, loss_dict = self.run_eval_step(data, run_ctx)
                 losses.add(loss_dict, self._train_step)
@@ -158,6 +180,9 @@ class EvalPasses(ShardedPasses, StepReports, AveragedWeights):
         :raises ConfigError: earlier epochs have no scores
         """
         assert self._start_epoch is not None and self.learning_rate_control is not None
+        if self._position is not None:  # inside an epoch: all before it is done
+            self._mark_used_loaders(self._position)
+            return
         last_epoch = self._start_epoch - 1
         if last_epoch < 1:
             return

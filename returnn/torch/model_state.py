@@ -36,7 +36,7 @@ from returnn.util.seeds import model_creation_seed
 if TYPE_CHECKING:
     from returnn.engine.base import EngineBase
 
-__all__ = ["LoadedModel", "build_model", "save_model_checkpoint"]
+__all__ = ["LoadedModel", "build_model", "model_file_content", "save_model_checkpoint"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ def build_model(
     options: EngineOptions,
     get_model_kwargs: Mapping[str, Any] | None = None,
     stay_on_host: bool = False,
+    inside_epoch: bool = False,
 ) -> LoadedModel:
     """
     Seed, call get_model, load the checkpoint and the files of preload_from_files, move to the device.
@@ -73,6 +74,7 @@ def build_model(
     :param options: of the engine
     :param get_model_kwargs: further arguments for get_model, e.g. of the export. Any: as there
     :param stay_on_host: do not move the model to the device, which may be too small for all of it
+    :param inside_epoch: the checkpoint is one inside ``epoch``, of the same training
     :raises CheckpointError: the checkpoint is missing, broken, or does not fit
     :raises ModelError: get_model returned something else
     """
@@ -90,9 +92,10 @@ def build_model(
         if checkpoint_epoch is None:  # e.g. an averaged or exported state dict
             checkpoint_epoch = epoch_of_filename(filename)
     mainline = is_mainline(config)
+    starts_anew = epoch == 1 and not inside_epoch
     model_epoch = epoch if epoch is not None else (checkpoint_epoch or 1)
     model_step = 0 if epoch is not None else checkpoint_step
-    if mainline and checkpoint is not None and epoch != 1:  # those of the last step that the checkpoint has seen
+    if mainline and checkpoint is not None and not starts_anew:  # those of the last step that the checkpoint has seen
         model_epoch = checkpoint_epoch or model_epoch
         model_step = max(checkpoint_step - 1, 0)
     hooks = LoadedModelOptions.from_config(config)
@@ -121,7 +124,7 @@ def build_model(
         model.to(float_dtype)
 
     checkpoint_options = CheckpointOptions.from_config(config)
-    preloads = Preloads.from_config(config, is_training=epoch is not None, is_first_train_epoch=epoch == 1)
+    preloads = Preloads.from_config(config, is_training=epoch is not None, is_first_train_epoch=starts_anew)
     if checkpoint is not None:
         assert filename is not None
         key = "model" if epoch is not None else key_of_weights(config, checkpoint, filename=filename)
@@ -143,7 +146,7 @@ def build_model(
         model_epoch=model_epoch,
         step=checkpoint_step,
         restart=RestartState.from_checkpoint(checkpoint),
-        averages=None if epoch in (None, 1) else averages_to_go_on_with(config, checkpoint),
+        averages=None if epoch is None or starts_anew else averages_to_go_on_with(config, checkpoint),
     )
 
 
@@ -166,26 +169,41 @@ def save_model_checkpoint(
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """
-    Write ``model``, ``epoch`` and ``step`` as the peers do, and beside them what a restart needs.
+    Write :func:`model_file_content`.
 
     :param path: with suffix
+    :raises CheckpointError: cannot be written
+    """
+    content = model_file_content(
+        model_state, epoch=epoch, step=step, learning_rate=learning_rate, restart=restart, more=more
+    )
+    save_file_atomic(content, path)
+
+
+def model_file_content(
+    model_state: Mapping[str, Any],
+    *,
+    epoch: int,
+    step: int,
+    learning_rate: float,
+    restart: RestartState,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """
     :param model_state: state dict of the model. Any: modules can have extra state of any type
-    :param epoch: finished one
+    :param epoch: finished one; in a checkpoint inside an epoch, the running one
     :param step: number of training steps done
     :param learning_rate: of the epoch
     :param restart: random generators, scores
     :param more: further entries, which the peers ignore. Any: tensors and plain values
-    :raises CheckpointError: cannot be written
+    :return: ``model``, ``epoch`` and ``step`` as the peers have them, and beside them what a restart needs; not copied. Any: as above
     """
-    save_file_atomic(
-        {
-            "model": model_state,
-            "epoch": epoch,
-            "step": step,
-            "effective_learning_rate": float(learning_rate),
-            "returnn_version": returnn.__version__,
-            **restart.as_entries(),
-            **(more or {}),
-        },
-        path,
-    )
+    return {
+        "model": model_state,
+        "epoch": epoch,
+        "step": step,
+        "effective_learning_rate": float(learning_rate),
+        "returnn_version": returnn.__version__,
+        **restart.as_entries(),
+        **(more or {}),
+    }

@@ -29,6 +29,11 @@ class PassFrame:
         self._start = _user_function(options.epoch_start, mainline)
         self._end = _user_function(options.epoch_end, mainline)
 
+    @property
+    def has_start(self) -> bool:
+        """:return: whether a function of the user is called before each pass"""
+        return self._start is not None
+
     def starts(self, *, epoch: int, step: int, model: torch.nn.Module | None, dataset_name: str) -> None:
         """
         Before a pass.

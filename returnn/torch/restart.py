@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,13 @@ from returnn.log import log
 from returnn.torch.data.loader import Loader
 from returnn.torch.rng_state import RngState, get_rng_state, set_rng_state
 
-__all__ = ["RestartState", "consume_rng", "isolated_rng", "mark_resumed", "missing_evals"]
+__all__ = ["RestartState", "consume_rng", "isolated_rng", "mark_resumed", "missing_evals", "was_used"]
 
 _RNG_KEY = "rng_state"
 _LR_KEY = "learning_rate_control"
 _FIRST_EPOCH_KEY = "first_epoch"
 _RNG_OF_OTHERS_KEY = "rng_state_of_other_ranks"
+_POSITION_KEY = "position"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RestartState:
     learning_rates: str | None = None
     #: the first epoch that this training did, over all restarts
     first_epoch: int | None = None
+    #: of a checkpoint inside an epoch: where it is in there, see :mod:`returnn.torch.epoch_position`. Any: plain values, tensors
+    position: Mapping[str, Any] | None = None
 
     @classmethod
     def capture(
@@ -43,16 +46,21 @@ class RestartState:
         lr_control: LearningRateControl | None,
         *,
         first_epoch: int | None,
+        rng: RngState | None = None,
         rng_of_others: Sequence[RngState] = (),
+        position: Mapping[str, Any] | None = None,
     ) -> RestartState:
         """
         :param lr_control: its rates and scores are kept
         :param first_epoch: of this training
+        :param rng: states of the random generators to go on with; None: as they are
         :param rng_of_others: states of the random generators of rank 1, 2, ...
+        :param position: inside an epoch; None: the epoch is done. Any: see the attribute
         :return: state of this process now
         """
         return cls(
-            rng=get_rng_state(),
+            rng=rng or get_rng_state(),
+            position=position,
             rng_of_others=rng_of_others,
             learning_rates=None if lr_control is None else lr_control.to_text(),
             first_epoch=first_epoch,
@@ -66,6 +74,7 @@ class RestartState:
         of_others = checkpoint.get(_RNG_OF_OTHERS_KEY)
         of_others = of_others if isinstance(of_others, list) else []
         rng, text, first = (checkpoint.get(k) for k in (_RNG_KEY, _LR_KEY, _FIRST_EPOCH_KEY))
+        position = checkpoint.get(_POSITION_KEY)
         if state.rank:
             rng = of_others[state.rank - 1] if len(of_others) == state.world_size - 1 else None
         return cls(
@@ -73,6 +82,7 @@ class RestartState:
             rng_of_others=of_others,
             learning_rates=text if isinstance(text, str) else None,
             first_epoch=first if isinstance(first, int) else None,
+            position=position if isinstance(position, dict) else None,
         )
 
     def as_entries(self) -> dict[str, Any]:
@@ -80,6 +90,8 @@ class RestartState:
         entries: dict[str, Any] = {_RNG_KEY: self.rng, _LR_KEY: self.learning_rates, _FIRST_EPOCH_KEY: self.first_epoch}
         if self.rng_of_others:
             entries[_RNG_OF_OTHERS_KEY] = list(self.rng_of_others)
+        if self.position is not None:
+            entries[_POSITION_KEY] = dict(self.position)
         return {k: v for k, v in entries.items() if v is not None}
 
     def restore_rng(self) -> bool:
@@ -120,6 +132,11 @@ def mark_resumed(loader: object, resumed: bool = True) -> None:
     """
     if isinstance(loader, Loader):
         loader.resumed = resumed
+
+
+def was_used(loader: object) -> bool:
+    """:return: whether the loader, in this run or before it, had an iterator; of a custom engine's own: not known, True"""
+    return not isinstance(loader, Loader) or loader.was_used
 
 
 def consume_rng(loader: object) -> None:

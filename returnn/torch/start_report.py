@@ -12,6 +12,7 @@ _KINDS = {
     "fresh": "Start: fresh, with random parameters",
     "resume": "Start: resume after epoch {epoch} from {filename}",
     "import": "Start: epoch 1 with the parameters of {filename}",
+    "inside": "Start: resume inside epoch {start_epoch}, after training step {step} (over all epochs), from {filename}",
     "load": "Start: with the parameters of {filename}",
 }
 
@@ -22,7 +23,9 @@ def print_start(start: StartPoint, *, final_epoch: int | None, lr_control: Learn
     :param final_epoch: last epoch to train; None: no training
     :param lr_control: says whether scores are kept
     """
-    text = _KINDS[start.kind].format(epoch=start.epoch, filename=start.filename)
+    text = _KINDS[start.kind if start.step is None else "inside"].format(
+        epoch=start.epoch, start_epoch=start.start_epoch, step=start.step, filename=start.filename
+    )
     if final_epoch is not None:
         if start.start_epoch > final_epoch:
             text += f". Nothing to train: all {final_epoch} epochs are done (num_epochs); raise num_epochs to go on"

@@ -47,16 +47,19 @@ class StepReports(ObservedPasses):
         """
         raise NotImplementedError  # by LossSteps
 
-    def _steps(self, batches: Iterable[T], *, name: str, train: bool = False) -> Iterator[tuple[T, RunCtx]]:
+    def _steps(
+        self, batches: Iterable[T], *, name: str, train: bool = False, first_step: int = 0
+    ) -> Iterator[tuple[T, RunCtx]]:
         """
-        :param batches: of one pass
+        :param batches: of one pass, or what is left of it
         :param name: of the dataset
         :param train: whether the pass trains
+        :param first_step: number of the first step within the pass
         :return: batches, each with the run context at the start of its step
         """
         run_ctx = get_run_ctx()
         per_step = self._dialect_is_mainline and run_ctx.stage == "train_step"
-        for step, data in enumerate(with_first_batch_notice(iter(batches), what=name)):
+        for step, data in enumerate(with_first_batch_notice(iter(batches), what=name), first_step):
             note_step(name, self.epoch, step)
             if per_step:
                 self._init_train_step_run_ctx(train=train)

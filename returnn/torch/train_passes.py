@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,16 +17,18 @@ from returnn.log import log
 from returnn.options.checkpoint import CheckpointOptions
 from returnn.torch.distributed.start import agreed_learning_rate
 from returnn.torch.epoch_meta import EpochMeta
-from returnn.torch.eval_passes import EvalPasses
+from returnn.torch.epoch_position import EpochPosition, TrainPass
+from returnn.torch.inner_checkpoints import InnerCheckpoints
 from returnn.torch.messages import no_data_text
 from returnn.torch.observers.base import completed_losses
+from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import all_updaters
 from returnn.util.seeds import epoch_seed
 
 __all__ = ["TrainPasses"]
 
 
-class TrainPasses(EvalPasses):
+class TrainPasses(InnerCheckpoints):
     """Base of the engine; uses attributes that the engine sets."""
 
     _final_epoch: int | None
@@ -42,15 +44,16 @@ class TrainPasses(EvalPasses):
         self._lines.train_starts(epoch=self._start_epoch, global_step=self._train_step)
         self._open_observers(train=True)  # custom engines may have skipped our init_train
         try:
-            self._check_epoch_missing_eval()
-            self.set_epoch(self._start_epoch)
-            while self.epoch <= self._final_epoch:
-                self._time_limit.epoch_starts()
-                self.init_train_epoch()
-                self.train_epoch()
-                if self.epoch < self._final_epoch:
-                    self._time_limit.epoch_ends()
-                self.set_epoch(self.epoch + 1)
+            with self._saving_inside_epochs():
+                self._check_epoch_missing_eval()
+                self.set_epoch(self._start_epoch)
+                while self.epoch <= self._final_epoch:
+                    self._time_limit.epoch_starts(self._secs_of_earlier_runs())
+                    self.init_train_epoch()
+                    self.train_epoch()
+                    if self.epoch < self._final_epoch and self._time_limit.epoch_ends():
+                        self._stop_between_epochs()
+                    self.set_epoch(self.epoch + 1)
         finally:
             self._close_observers()
             self.close_loaders()
@@ -81,36 +84,87 @@ class TrainPasses(EvalPasses):
             )
 
     def train_epoch(self) -> None:
-        """Train one epoch, store scores and checkpoint, evaluate, clean up."""
+        """Train one epoch, or the rest of it, store scores and checkpoint, evaluate, clean up."""
+        position, self._position = self._position, None
+        self._epoch_is_saved = False
+        if position is None or position.phase == "train":
+            self._train_pass(position)
+            if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
+                self.save_model()
+                self._save_optimizer()
+                self._note_epoch_is_saved()
+        else:
+            self._restart.restore_rng()
+        with self._stopping_after_train_pass():
+            if position is None or position.phase == "train":
+                self.eval_model()
+            else:
+                self._evaluate_rest()
+            if CheckpointOptions.from_config(self.config).cleanup:
+                self.cleanup_old_models()
+
+    def _train_pass(self, position: EpochPosition | None) -> None:
+        """
+        Train one epoch, store the scores.
+
+        :param position: go on there. None: from the start
+        """
         assert self._model is not None and self._train_dataloader is not None
-        self._pass_frame.starts(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
-        self._tell_train_position(0)
-        meta = EpochMeta(self._train_step, self._effective_learning_rate)
+        with self._keeping_weights(position is not None):
+            self._pass_frame.starts(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
+        self._tell_train_position(0 if position is None else position.num_steps)
+        train_pass = TrainPass(EpochMeta(self._train_step, self._effective_learning_rate), LossAccumulator())
         self._lines.epoch_starts(
             self.get_epoch_str(),
             global_step=self._train_step,
             learning_rate=self.learning_rate,
-            effective=meta.learning_rate,
+            effective=self._effective_learning_rate,
         )
         self._model.train()
         self._init_train_step_run_ctx(train=True)
-        losses = LossAccumulator()
-        step_secs = 0.0
         with self._pass_report("train", self._train_dataloader) as report:
             batches = self._even_batches(iter(self._train_dataloader), "train")
+            if position is not None:
+                train_pass = self._going_on_train_pass(position, report)
             self._start_observing("train")
-            for step_idx, (data, run_ctx) in enumerate(self._steps(batches, name="train", train=True)):
+            self._train_steps(batches, train_pass, report)
+        self._end_train_pass(train_pass, report)
+
+    def _train_steps(self, batches: Iterator[RawBatch | None], train_pass: TrainPass, report: PassReport) -> None:
+        """
+        :param batches: that are left
+        :param train_pass: its losses and times are updated
+        :param report: of the pass
+        :raises TrainingStopped: a stop was requested, and all is saved
+        """
+        losses, first_step = train_pass.losses, train_pass.num_steps
+        may_pause = self._may_pause_without_request
+        steps = self._steps(batches, name="train", train=True, first_step=first_step)
+        with self._stopping_between_steps(train_pass):
+            for step_idx, (data, run_ctx) in enumerate(steps, first_step):
                 step_start = time.time()
                 total_loss, loss_dict = self._call_run_train_step(data, run_ctx, step_idx)
                 losses.add(loss_dict, self._train_step)
                 self._report_step(report, step_idx, step_start, total_loss, losses, name="train", data=data)
                 self._train_step += 1
                 self._after_update(self._train_step)
-                step_secs += time.time() - step_start
+                train_pass.step_secs += time.time() - step_start
+                if may_pause or state.stop_reason is not None:
+                    self._pause(train_pass)
             losses.fetch()
             self._check_accumulated(losses)
+
+    def _end_train_pass(self, train_pass: TrainPass, report: PassReport) -> None:
+        """
+        After the last step: apply what is left of the gradients, show and store the scores.
+
+        :param train_pass: complete
+        :param report: of the pass
+        """
+        meta, losses = train_pass.meta, train_pass.losses
         secs = meta.secs_since_start()
         num_steps = losses.num_steps
+        step_secs = train_pass.step_secs
         self._lines.train_pass_ends(report, epoch=self.epoch, num_steps=num_steps, secs=secs, step_secs=step_secs)
         scores = self._finish_pass(report, losses, name="train")
         self._lines.train_scores(report, scores, epoch=self.epoch)
@@ -121,12 +175,6 @@ class TrainPasses(EvalPasses):
         self._tell_train_position(None)
         self._pass_frame.ends(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
         self._store_train_scores(scores, meta, num_steps=num_steps, secs=secs)
-        if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
-            self.save_model()
-            self._save_optimizer()
-        self.eval_model()
-        if CheckpointOptions.from_config(self.config).cleanup:
-            self.cleanup_old_models()
 
     def _store_train_scores(self, scores: Mapping[str, float], meta: EpochMeta, *, num_steps: int, secs: float) -> None:
         if not self._dialect_is_mainline:

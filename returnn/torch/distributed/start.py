@@ -67,10 +67,13 @@ def agreed_learning_rate(lr_control: LearningRateControl, epoch: int) -> float:
     return agreed
 
 
-def gather_rng_states() -> list[RngState]:
-    """:return: on rank 0 the states of the random generators of rank 1, 2, ...; else nothing"""
+def gather_rng_states(own: RngState | None = None) -> list[RngState]:
+    """
+    :param own: state of this rank; None: as it is now
+    :return: on rank 0 the states of the random generators of rank 1, 2, ...; else nothing
+    """
     ctx = get_distributed()
-    states = None if ctx is None else ctx.gather_objects(get_rng_state())
+    states = None if ctx is None else ctx.gather_objects(own or get_rng_state())
     return states[1:] if states else []
 
 

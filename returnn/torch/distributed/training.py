@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -230,6 +230,39 @@ class RankedTraining:
     def complete_frac(self) -> float | None:
         """:return: which part of the epoch is done with the current step, the same number on all ranks; None: unknown"""
         return None if self._pass is None else self._pass.complete_frac
+
+    # ---- checkpoints inside an epoch
+
+    def own_state(self, model: torch.nn.Module, *, with_gradients: bool) -> dict[str, Any]:
+        """
+        :param model: the user's
+        :param with_gradients: there are some that are not applied yet
+        :return: what is special to this rank between two steps, on the host: for :meth:`load_own_state`. Any: tensors by name
+        """
+        state: dict[str, Any] = {
+            "noise": self._noise.get_state(),
+            "buffers": {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()},
+        }
+        if with_gradients:
+            grads = {name: param.grad for name, param in model.named_parameters() if param.grad is not None}
+            state["gradients"] = {name: grad.detach().cpu().clone() for name, grad in grads.items()}
+        return state
+
+    @torch.no_grad()
+    def load_own_state(self, state: Mapping[str, Any], model: torch.nn.Module) -> None:
+        """
+        :param state: of :meth:`own_state`, of this rank. Any: as there
+        :param model: the user's, on its device
+        """
+        self._noise.set_state(state["noise"])
+        buffers = dict(model.named_buffers())
+        for name, value in state["buffers"].items():
+            if name in buffers and buffers[name].shape == value.shape:
+                buffers[name].copy_(value)
+        params = dict(model.named_parameters())
+        for name, grad in state.get("gradients", {}).items():
+            if name in params:
+                params[name].grad = grad.to(device=params[name].device, dtype=params[name].dtype)
 
     def after_pass(self, *, epoch: int) -> None:
         """

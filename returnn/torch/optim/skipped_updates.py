@@ -35,6 +35,10 @@ class SkippedUpdates:
         self.fetch()
         return self._num_skipped
 
+    @num_skipped.setter
+    def num_skipped(self, num: int) -> None:
+        self._num_skipped = num
+
     @property
     def num_in_succession(self) -> int:
         """Skipped since the last update that was applied. Waits for the device."""

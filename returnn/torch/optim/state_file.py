@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OptimizerStateFile"]
 
+#: Entry of our part of a checkpoint inside an epoch: counters of that epoch.
+_EPOCH_KEY = "running_epoch"
+
 
 class OptimizerStateFile:
     """Base of the updater; uses attributes that the updater sets."""
@@ -32,6 +35,9 @@ class OptimizerStateFile:
     _grad_scaler: torch.amp.GradScaler | None
     _accum_grad_leftover: Literal["carry", "drop", "flush"]
     _num_accumulated: int
+    _num_updates: int
+    _group_size: int
+    _leftover_logged: bool
 
     _dialect: Literal["mini", "mainline"]
 
@@ -59,7 +65,18 @@ class OptimizerStateFile:
         if state.rank:  # engines of users call this on all ranks, which all have the same state
             return
         print(f"Save optimizer under {filename}", file=log.v4)
-        content = self.optimizer_state_dict()
+        save_file_atomic(self.optimizer_file_content(epoch=epoch, step=step), filename)
+
+    def optimizer_file_content(
+        self, *, epoch: int | None = None, step: int | None = None, inside_epoch: bool = False
+    ) -> dict[str, Any]:
+        """
+        :param epoch: finished or running one; None: not known
+        :param step: number of training steps done; None: not known
+        :param inside_epoch: see :meth:`optimizer_state_dict`
+        :return: what :meth:`save_optimizer` writes, not copied. Any: see :meth:`optimizer_state_dict`
+        """
+        content = self.optimizer_state_dict(inside_epoch=inside_epoch)
         if self._dialect == "mainline":
             content = wrap_state(
                 content,
@@ -68,10 +85,11 @@ class OptimizerStateFile:
                 epoch=epoch,
                 step=step,
             )
-        save_file_atomic(content, filename)
+        return content
 
-    def optimizer_state_dict(self) -> dict[str, Any]:
+    def optimizer_state_dict(self, *, inside_epoch: bool = False) -> dict[str, Any]:
         """
+        :param inside_epoch: the epoch goes on after this: with what :meth:`Updater.finish_epoch` will report of it
         :return: content of the optimizer file: the optimizer's state_dict, plus our entry "returnn". Any: see there
         """
         assert self.optimizer is not None, "create_optimizer was not called"
@@ -86,6 +104,13 @@ class OptimizerStateFile:
             extra["accumulated"] = {
                 "num_steps": self._num_accumulated,
                 "grads": {name: p.grad.detach() for name, p in self.network.named_parameters() if p.grad is not None},
+            }
+        if inside_epoch:
+            extra[_EPOCH_KEY] = {
+                "num_updates": self._num_updates,
+                "num_skipped": self._skipped_updates.num_skipped,
+                "group_size": self._group_size,
+                "leftover_logged": self._leftover_logged,
             }
         return pack_state(self.optimizer, extra)
 
@@ -117,7 +142,13 @@ class OptimizerStateFile:
         self._skipped_updates.num_in_succession = int(extra.get("num_invalid_in_succession", 0))
         if self._grad_scaler is not None and extra.get("grad_scaler"):
             self._grad_scaler.load_state_dict(dict(extra["grad_scaler"]))
-        self._restore_accumulated(extra.get("accumulated"), filename)
+        inside_epoch = extra.get(_EPOCH_KEY)
+        self._restore_accumulated(extra.get("accumulated"), filename, inside_epoch=inside_epoch is not None)
+        if inside_epoch is not None:
+            self._num_updates = int(inside_epoch["num_updates"])
+            self._skipped_updates.num_skipped = int(inside_epoch["num_skipped"])
+            self._group_size = int(inside_epoch["group_size"])
+            self._leftover_logged = bool(inside_epoch["leftover_logged"])
 
     def _load_device(self) -> torch.device:
         for param in self.network.parameters():
@@ -126,14 +157,15 @@ class OptimizerStateFile:
             )  # the whole state need not fit into one device
         return torch.device("cpu")
 
-    def _restore_accumulated(self, accumulated: Mapping[str, Any] | None, filename: str) -> None:
+    def _restore_accumulated(self, accumulated: Mapping[str, Any] | None, filename: str, *, inside_epoch: bool) -> None:
         """
         :param accumulated: entry of the file. Any: number of steps, gradients by name
         :param filename: for the log
+        :param inside_epoch: the group is that of the running epoch, and no leftover
         """
         if not accumulated:
             return
-        if self._accum_grad_leftover != "carry":
+        if not inside_epoch and self._accum_grad_leftover != "carry":
             print(
                 f"Note: gradients of {accumulated['num_steps']} steps in {filename} are dropped (accum_grad_leftover).",
                 file=log.v3,
