@@ -182,12 +182,13 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
 
     # --- steps
 
-    def add_update_hook(self, hook: UpdateHook) -> None:
+    def add_update_hook(self, hook: UpdateHook, *, first: bool = False) -> None:
         """
         :param hook: called after each update (not after each step that only accumulates gradients) with whether it was skipped
             because of inf or nan: True, False, or, if only the device knows, a float32 scalar there: 1.0 or 0.0
+        :param first: before all others so far
         """
-        self._update_hooks = (*self._update_hooks, hook)
+        self._update_hooks = (hook, *self._update_hooks) if first else (*self._update_hooks, hook)
 
     def connect_ranks(
         self,
