@@ -12,6 +12,7 @@ from returnn.errors import ConfigError, ModelError
 from returnn.log import log
 from returnn.tensor import Dim, Tensor, TensorDict
 from returnn.torch.forward_seqs import SeqOutputs
+from returnn.util.leftovers import remove_leftovers
 
 __all__ = ["HdfOutputWriter", "check_output_file"]
 
@@ -116,6 +117,7 @@ class HdfOutputWriter:
                 )
             extra_type[name] = (int(part.shape[-1]) if part.ndim == 2 else None, max(part.ndim, 1), str(part.dtype))
         # An old file stays as it is until the new one is complete.
+        remove_leftovers(self.filename)
         folder, name = os.path.split(self.filename)
         self._written_name = os.path.join(folder, f".{name}.{os.getpid()}.new")
         self._writer = SimpleHDFWriter(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from returnn.errors import DataFileError
+from returnn.util.leftovers import hold, remove_leftovers
 
 __all__ = [
     "open_text",
@@ -101,7 +102,9 @@ def atomic_write(
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
     try:
-        fd, tmp_path = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+        remove_leftovers(path)
+        fd, tmp_path = tempfile.mkstemp(prefix=f".{name}.{os.getpid()}-", suffix=".tmp", dir=folder)
+        hold(fd)
     except OSError as exc:
         raise _write_error(path, exc) from exc
     in_block = False

@@ -13,6 +13,7 @@ import h5py
 from returnn.datasets._hdf.write_file import ErrorKeepingFile
 from returnn.errors import DataFileError, describe
 from returnn.util.fs import fsync_dir
+from returnn.util.leftovers import remove_leftovers
 
 __all__ = ["AtomicHdfFile"]
 
@@ -20,7 +21,8 @@ __all__ = ["AtomicHdfFile"]
 class AtomicHdfFile:
     """
     Temporary file ``.<name>.<pid>.tmp`` in the directory of the target.
-    Without :func:`publish` it is removed: by :func:`discard`, when the object goes away, or at the exit of the process.
+    Without :func:`publish` it is removed: by :func:`discard`, when the object goes away, or at the exit of the process; after
+    kill -9 by the next one who writes to the target.
     """
 
     def __init__(self, filename: str, *, extend: bool = False):
@@ -32,6 +34,7 @@ class AtomicHdfFile:
         # A symlink to the target stays; the file behind it is replaced.
         self.filename = os.path.realpath(filename)
         directory, name = os.path.split(self.filename)
+        remove_leftovers(self.filename)
         self.tmp_filename = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
         number = 1
         while os.path.exists(self.tmp_filename) and number < 1000:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from returnn.util.leftovers import hold
+
 __all__ = ["ErrorKeepingFile"]
 
 
@@ -25,6 +27,7 @@ class ErrorKeepingFile:
         """
         flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         self._fd = os.open(filename, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o666)
+        hold(self._fd)
         self._pos = 0
         self._size = os.fstat(self._fd).st_size
         # What could not be written: (position, bytes), in the order of the writes.
