@@ -211,7 +211,10 @@ def end_children(timeout_secs: float = 5.0) -> None:
         return
     children = multiprocessing.active_children()
     for child in children:
-        child.terminate()
+        if child.name.startswith("returnn-"):
+            child.kill()  # a worker of ours: leaves other signals to us, see returnn.util.group_signals
+        else:
+            child.terminate()
     deadline = time.monotonic() + timeout_secs
     for child in children:
         child.join(max(0.0, deadline - time.monotonic()))

@@ -73,8 +73,8 @@ def _end_processes(workers: list[_Worker], owner_pid: int) -> None:
             if not conn.closed:
                 conn.close()
     processes = [worker.process for worker in workers if worker.process.pid is not None]
-    for attempt, end in enumerate((None, "terminate", "kill")):
-        deadline = time.monotonic() + _EXIT_SECS * (attempt + 1)
+    for end in (None, "kill"):  # they do not listen to SIGTERM
+        deadline = time.monotonic() + _EXIT_SECS
         for process in processes:
             if end is not None and process.is_alive():
                 getattr(process, end)()

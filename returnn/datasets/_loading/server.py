@@ -16,7 +16,14 @@ from returnn.options.loader import LoaderOptions
 
 __all__ = ["limited_threads", "needs_torch", "start_method", "start_server", "worker_environ"]
 
-_PRELOAD = ("numpy", "h5py", "returnn.datasets._loading.worker", "returnn.datasets.basic", "returnn.datasets.hdf")
+_PRELOAD = (
+    "returnn.util.group_signals",
+    "numpy",
+    "h5py",
+    "returnn.datasets._loading.worker",
+    "returnn.datasets.basic",
+    "returnn.datasets.hdf",
+)
 #: Libraries for linear algebra read these when they are loaded, and take all cores otherwise. The threads of several
 #: workers then wait for each other: small matrix products take five times as long.
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")

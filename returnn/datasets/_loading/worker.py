@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from returnn.datasets._loading.remote_error import RemoteError
 from returnn.datasets._loading.shared_slots import CAN_SHARE, WriteSlot, pack_batches
 from returnn.datasets._loading.source import BatchInfo, Block, PassContext, SourceOptions
 from returnn.datasets._loading.status_page import start_page
+from returnn.util.group_signals import leave_signals_to_parent
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -236,8 +236,7 @@ def worker_main(
     :param environ: of the parent
     :param rank_and_size: of the parent among the processes that train together
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_parent()
     threading.Thread(target=watch_parent, args=(parent_pid,), name="watch-parent", daemon=True).start()
     set_environment(environ)
     state.in_worker = True

@@ -26,10 +26,11 @@ from returnn.datasets._procs import seq_blocks
 from returnn.datasets._procs.patient_connection import PatientConnection
 from returnn.errors import UserError, WorkerError
 from returnn.options.loader import LoaderOptions
+from returnn.util.group_signals import leave_signals_to_parent
 
 __all__ = ["ChildProcess", "dump_job", "send_error", "wait_any"]
 
-#: Time for a process to end by itself, then by SIGTERM.
+#: Time for a process to end by itself.
 _EXIT_SECS = 1.0
 
 #: Runs in the process, until the connection is closed: (connection, object from the payload).
@@ -216,7 +217,7 @@ def _end(child: Any, conn: Connection, owner_pid: int) -> None:  # Any: the proc
         return  # in a fork, which does not own it
     if not conn.closed:
         conn.close()
-    for end in (None, child.terminate, child.kill):
+    for end in (None, child.kill):  # it does not listen to SIGTERM
         if end is not None:
             end()
         child.join(_EXIT_SECS)
@@ -235,8 +236,7 @@ def _main(conn: Connection, parent_pid: int, serve: Serve, payload: bytes, envir
     :param environ: of the parent
     :param who: for messages
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_parent()
     threading.Thread(target=watch_parent, args=(parent_pid,), name="watch-parent", daemon=True).start()
     set_environment(environ)
     state.in_worker = True
