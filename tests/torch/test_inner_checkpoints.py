@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.torch.engine import Engine
 from returnn.util import stop_request
-from tests.torch.test_engine import _config
+from tests.torch.test_engine import _config, _dataset
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +36,18 @@ class Killed(BaseException):
 
 
 class Interrupted(Engine):
-    """Is stopped, or killed, after some training steps."""
+    """Is stopped, or killed, after some training steps, and is stopped in some evaluation steps."""
 
     stop_after: frozenset[int] = frozenset()
     kill_after: frozenset[int] = frozenset()
+    #: by number of training steps; one is taken away by each stop
+    stops_in_eval: dict[int, int] = {}
+
+    def run_eval_step(self, data: Any, run_ctx: RunCtx) -> Any:  # Any: as in the base
+        if self.stops_in_eval.get(self._train_step, 0) > 0:
+            self.stops_in_eval[self._train_step] -= 1
+            assert stop_request.request("test in eval")
+        return super().run_eval_step(data, run_ctx)
 
     def _after_update(self, step: int) -> None:
         super()._after_update(step)
@@ -74,12 +83,14 @@ def _config_in(folder: str, opts: dict[str, Any]) -> Config:
     return _config(**{"model": f"{folder}/epoch", "learning_rate_file": f"{folder}/learning_rates", **opts})
 
 
-def _whole_and_parts(
+def whole_and_parts(
     opts: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     *,
     stop_after: set[int],
     kill_after: set[int] | None = None,
+    stops_in_eval: dict[int, int] | None = None,
+    make_config: Callable[[str, dict[str, Any]], Config] | None = None,
     in_parts: dict[str, Any] | None = None,
 ) -> list[str]:
     """
@@ -87,30 +98,35 @@ def _whole_and_parts(
 
     :param stop_after: numbers of training steps
     :param kill_after: such numbers
+    :param stops_in_eval: how often in the evaluation after so many training steps
+    :param make_config: of the folder of the files, and the options
     :param in_parts: options for that run only
     :return: how the parts ended
     """
-    whole, ended = _run(_config_in("whole", opts), seed=1)
+    make_config = make_config or _config_in
+    whole, ended = _run(make_config("whole", opts), seed=1)
     assert ended == "done"
     kills = set(kill_after or ())
+    num_stops = len(stop_after) + len(kills) + sum((stops_in_eval or {}).values())
+    monkeypatch.setattr(Interrupted, "stops_in_eval", dict(stops_in_eval or {}))
     monkeypatch.setattr(Interrupted, "stop_after", frozenset(stop_after))
     ends = []
     for seed in [1, *range(100, 130)]:
         monkeypatch.setattr(Interrupted, "kill_after", frozenset(kills))
-        parts, ended = _run(_config_in("parts", {**opts, **(in_parts or {})}), seed=seed)
+        parts, ended = _run(make_config("parts", {**opts, **(in_parts or {})}), seed=seed)
         ends.append(ended)
         if ended == "killed":
             kills.remove(parts._train_step)
         if ended == "done":
             break
-    assert ends[-1] == "done" and len(ends) == 1 + len(stop_after) + len(kill_after or ())
+    assert ends[-1] == "done" and len(ends) == 1 + num_stops
     assert sorted(os.listdir("whole")) == sorted(os.listdir("parts"))
     for name in sorted(os.listdir("whole")):
         if name.endswith(".pt"):
             a, b = (torch.load(f"{folder}/{name}", weights_only=True) for folder in ("whole", "parts"))
             _assert_same(a, b, name)
         elif name == "learning_rates":
-            assert Path("whole", name).read_text() == Path("parts", name).read_text()
+            assert _without_times(Path("whole", name).read_text()) == _without_times(Path("parts", name).read_text())
     return ends
 
 
@@ -126,16 +142,61 @@ def _assert_same(a: Any, b: Any, where: str) -> None:  # Any: what checkpoints c
         assert len(a) == len(b), where
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             _assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, str):
+        assert _without_times(a) == _without_times(b), where
     else:
         assert a == b or (a != a and b != b), where
 
 
+def _without_times(learning_rates: str) -> str:
+    """:return: without the facts of the mainline dialect that tell when and how long"""
+    return re.sub(r"':meta:(time|epoch_train_time_secs)': .*\n", "", learning_rates)
+
+
 def test_stopped_and_continued(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    _whole_and_parts({}, monkeypatch, stop_after={2, 3, 6})
+    whole_and_parts({}, monkeypatch, stop_after={2, 3, 6})
     out = capsys.readouterr().out
     assert "Start: resume inside epoch 1, after training step 2 (over all epochs), from parts/epoch.001.step2" in out
     assert "Stopping (test) in epoch 1, after training step 2. All is saved, the next start goes on here." in out
 
 
 def test_killed_and_continued(monkeypatch: pytest.MonkeyPatch) -> None:
-    _whole_and_parts({}, monkeypatch, stop_after=set(), kill_after={3, 5, 7}, in_parts={"save_every_steps": 2})
+    whole_and_parts({}, monkeypatch, stop_after=set(), kill_after={3, 5, 7}, in_parts={"save_every_steps": 2})
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "accum": {"accum_grad_multiple_step": 4},
+    "accum, dropped": {"accum_grad_multiple_step": 4, "accum_grad_leftover": "drop"},
+    "accum, flushed": {"accum_grad_multiple_step": 4, "accum_grad_leftover": "flush"},
+    "ema": {"ema": {"decay": 0.9, "start_step": 3, "eval": True}},
+    "bfloat16": {"torch_amp_options": {"dtype": "bfloat16"}},
+    "chunks": {"chunking": "3:2", "batch_size": 9},
+    "max_seqs, reversed": {"max_seqs": 2, "train": _dataset(12, seq_ordering="reverse")},
+    "newbob": {
+        "learning_rate_control": "newbob",
+        "learning_rate_file": None,
+        "newbob_relative_error_threshold": -0.5,
+    },
+    "noise": {"gradient_noise": 0.1, "gradient_clip_norm": 0.5, "log_grad_norm": True},
+    "save_interval": {"save_interval": 2},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_kinds_of_state(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_and_parts(CASES[name], monkeypatch, stop_after={1, 4, 8, 9, 10})
+
+
+def test_stopped_in_the_evaluation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """save_interval: there is no checkpoint of the epoch to go on from. The number of steps differs between the epochs."""
+    opts = {"save_interval": 2, "eval_datasets": {"test": _dataset(5, 50)}, "num_epochs": 4, "max_seqs": 2}
+    whole, _ = _run(_config_in("steps", opts), seed=1)
+    per_epoch = whole._train_step // 4
+    assert per_epoch * 4 == whole._train_step
+    stops = {per_epoch: 3, 2 * per_epoch: 2, 3 * per_epoch: 1, 4 * per_epoch: 2}
+    capsys.readouterr()
+    whole_and_parts(opts, monkeypatch, stop_after={per_epoch, 4 * per_epoch - 1}, stops_in_eval=stops)
+    out = capsys.readouterr().out
+    assert "Stopping (test in eval) in epoch 1" in out
+    assert f"Save checkpoint inside the epoch under parts/epoch.001.step{per_epoch}.pt" in out
+    assert f"parts/epoch.002.step{2 * per_epoch}.pt" not in out, "that of the epoch is there"
