@@ -45,15 +45,14 @@ class ResumePoint:
     Where a source goes on in a pass.
 
     :param num_batches: of this worker's own that were given before
-    :param address: None: found by planning again, or by reading again from the start
-    :param skip: how many of the batches before are behind the address
+    :param address: known place that is nearest to it: some of these batches may be behind it. None: found by planning
+        again, or by reading again from the start
     :param num_seqs: of the epoch as it was then; None: not known
     :param generators: of this process at the start of the pass; None: they are seeded there
     """
 
     num_batches: int
     address: SeqAddress | None = None
-    skip: int = 0
     num_seqs: int | None = None
     generators: Generators | None = None
 
@@ -100,6 +99,7 @@ class AddressKeeper:
         self._watch = DrawWatch()
         self._num_draws = 0
         self._dataset_state: Any = None  # Any: of the user
+        self._newest: SeqAddress | None = None
 
     def reading_begins(self) -> None:
         """The consumer wants the next batch."""
@@ -127,18 +127,21 @@ class AddressKeeper:
         :param chunk_idx: in that sequence
         :param batch_idx: number of batches that are complete
         :param dropped: so far
-        :return: None: not known this time
+        :return: there, or at the beginning of the batch, if no more is known. None: not known
         """
         watch = self._watch
         watch.batch_is_read()
         if watch.has_drawn and watch.before_seq is None:
-            return None
-        return SeqAddress(
+            # The first draws came within this batch: only its beginning is known.
+            return self._newest and self._newest._replace(generators=watch.before_batch)
+        self._newest = SeqAddress(
             seq_idx, chunk_idx, self._num_draws, batch_idx, dict(dropped), watch.before_seq, self._dataset_state
         )
+        return self._newest
 
     def jump(self, address: SeqAddress) -> None:
         """:param address: to go on at; the dataset is at the start of the epoch"""
+        self._newest = address
         if self._has_own_state:
             self._dataset.load_state_dict(address.dataset_state)  # type: ignore[attr-defined]
         if address.generators is not None:

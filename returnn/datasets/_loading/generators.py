@@ -71,6 +71,16 @@ def _mark() -> tuple[object, ...]:
     return of_numpy, random.getstate(), of_torch
 
 
+def _from_mark(mark: tuple[Any, ...]) -> Generators | None:  # Any: of _mark
+    """:return: the state, but for half a pair of numpy's normal deviates"""
+    of_numpy, of_python, of_torch = mark
+    if not isinstance(of_numpy, bytes):
+        return None
+    words = numpy.frombuffer(of_numpy, dtype=numpy.uint32)
+    torch_state = None if of_torch is None else numpy.frombuffer(of_torch, dtype=numpy.uint8)
+    return Generators(("MT19937", words[:-1].copy(), int(words[-1]), 0, 0.0), of_python, torch_state)
+
+
 class DrawWatch:
     """
     Notices whether reading sequences draws from the generators. From then on, the state before each sequence is kept.
@@ -81,6 +91,8 @@ class DrawWatch:
         self.has_drawn = False
         #: The state before the sequence at work; None: not kept, nobody draws as far as we know.
         self.before_seq: Generators | None = None
+        #: The state when the consumer wanted the batch whose reading drew for the first time.
+        self.before_batch: Generators | None = None
         self._keeps = True  # for the first batch, until we know
         self._mark: tuple[object, ...] | None = None
 
@@ -100,6 +112,7 @@ class DrawWatch:
             mark = _mark()
             if self._mark is not None and mark != self._mark:
                 self.has_drawn = True
+                self.before_batch = _from_mark(self._mark)
         if not self.has_drawn:
             self.before_seq = None
         self._keeps = self.has_drawn

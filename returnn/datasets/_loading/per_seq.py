@@ -279,7 +279,8 @@ def iter_blocks_per_seq(ctx: PassContext, resume: ResumePoint | None = None) -> 
         num_skip = resume.num_batches
         if address is not None:
             next(batches)  # the empty one
-            batch_idx, num_skip = address.batch_idx, resume.skip
+            batch_idx = address.batch_idx
+            num_skip -= options.num_taken(batch_idx)
         while num_skip and next(batches, None) is not None:
             num_skip -= options.takes_batch(batch_idx)
             batch_idx += 1

@@ -176,6 +176,11 @@ class SourceOptions:
         index, count = self.stream
         return not self.is_global or batch_idx % count == index
 
+    def num_taken(self, num_batches: int) -> int:
+        """:return: how many of the first batches of its order this worker makes"""
+        index, count = self.stream
+        return len(range(index, num_batches, count)) if self.is_global else num_batches
+
 
 class PassContext:
     """State of one pass that both ways of reading share: epoch, shard, random generator, statistics, place for errors."""

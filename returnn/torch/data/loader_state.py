@@ -87,12 +87,12 @@ class SourcePosition:
     What was taken from the sources of a pass.
 
     :param counts: batches by worker
-    :param addresses: by worker: the number of its batches, and the address behind them. None: not known
+    :param addresses: by worker: the newest known one. None: not known
     :param last_worker: whose batch was the last one; None: nothing was taken
     """
 
     counts: list[int]
-    addresses: list[tuple[int, SeqAddress] | None]
+    addresses: list[SeqAddress | None]
     last_worker: int | None = None
 
     @classmethod
@@ -116,11 +116,10 @@ class SourcePosition:
         :param generators: of this process at the start of the pass, if it reads
         :return: by worker
         """
-        points = []
-        for count, found in zip(self.counts, self.addresses, strict=True):
-            address, skip = (None, 0) if found is None else (found[1], count - found[0])
-            points.append(ResumePoint(count, address, skip, num_seqs, generators))
-        return points
+        return [
+            ResumePoint(count, address, num_seqs, generators)
+            for count, address in zip(self.counts, self.addresses, strict=True)
+        ]
 
     def dealt_to(self, num_sources: int) -> SourcePosition:
         """
@@ -128,36 +127,22 @@ class SourcePosition:
         :return: the same position
         """
         total = sum(self.counts)
-        counts = [_dealt(total, worker, num_sources) for worker in range(num_sources)]
-        newest: tuple[int, SeqAddress] | None = None
-        for worker, found in enumerate(self.addresses):
-            if found is not None and (newest is None or found[1].batch_idx > newest[1].batch_idx):
-                # Batch k of worker w is batch k * W + w.
-                newest = (found[0] - 1) * len(self.counts) + worker + 1, found[1]
-        addresses: list[tuple[int, SeqAddress] | None] = [None] * num_sources
-        if newest is not None:
-            addresses = [(_dealt(newest[0], worker, num_sources), newest[1]) for worker in range(num_sources)]
-        return SourcePosition(counts, addresses, (total - 1) % num_sources if total else None)
+        counts = [len(range(worker, total, num_sources)) for worker in range(num_sources)]
+        # All of them form all batches.
+        known = [address for address in self.addresses if address is not None]
+        newest = max(known, key=lambda address: address.batch_idx, default=None)
+        return SourcePosition(counts, [newest] * num_sources, (total - 1) % num_sources if total else None)
 
     def to_plain(self) -> dict[str, Any]:
         """:return: for a checkpoint. Any: plain values"""
-        addresses = [
-            None if found is None else {"count": found[0], **_address_to_plain(found[1])} for found in self.addresses
-        ]
+        addresses = [None if address is None else _address_to_plain(address) for address in self.addresses]
         return {"counts": list(self.counts), "addresses": addresses, "last_worker": self.last_worker}
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> SourcePosition:
         """:param value: of :func:`to_plain`. Any: as there"""
-        addresses = [
-            None if found is None else (found["count"], _address_from_plain(found)) for found in value["addresses"]
-        ]
+        addresses = [None if address is None else _address_from_plain(address) for address in value["addresses"]]
         return cls(list(value["counts"]), addresses, value["last_worker"])
-
-
-def _dealt(total: int, worker: int, num_workers: int) -> int:
-    """:return: how many of the first batches this worker gives"""
-    return len(range(worker, total, num_workers))
 
 
 def _address_to_plain(address: SeqAddress) -> dict[str, Any]:
@@ -209,7 +194,7 @@ class SourceProgress:
         for i in range(num_taken, 0, -1):
             address = block.infos[i - 1].next
             if address is not None:
-                position.addresses[worker] = before.counts[worker] + i, address
+                position.addresses[worker] = address
                 break
         return position
 

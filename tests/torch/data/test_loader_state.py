@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import random
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from returnn._state import process_state_ctx
-from returnn.datasets._loading.source import SourceOptions
 from returnn.datasets.basic import Dataset
 from returnn.errors import DatasetError
 from returnn.options.batching import BatchingOptions, BucketOptions, ChunkingOptions, ChunkStream, OnlineShuffleOptions
@@ -26,6 +26,7 @@ from returnn.options.loader import LoaderOptions
 from returnn.torch.data.loader import EpochSource, Loader, create_loader
 from returnn.torch.data.loader_state import from_plain, to_plain
 from returnn.torch.rng_state import get_rng_state, set_rng_state
+from returnn.util import stop_request
 from tests.datasets.loading_datasets import BulkDataset, PerSeqDataset, SelfShardingDataset, StreamDataset
 from tests.torch.data.test_loader import assert_same_batches
 
@@ -131,6 +132,20 @@ class ReplayedDataset(StatefulDataset):
     load_state_dict = None  # type: ignore[assignment]
 
 
+class SlowDataset(PerSeqDataset):
+    """Waits before its 10th sequence, until a file is there."""
+
+    def __init__(self, lens: Sequence[int], go_file: str, **kwargs: Any):  # Any: as the base
+        """:param lens: of the sequences. :param go_file: to wait for. :param kwargs: of the base"""
+        super().__init__(lens, **kwargs)
+        self.go_file = go_file
+
+    def load_seqs(self, start: int, end: int) -> None:
+        """Wait."""
+        while start >= 9 and not Path(self.go_file).exists():
+            time.sleep(0.01)
+
+
 def make(
     dataset: Dataset,
     num_workers: int = 0,
@@ -222,7 +237,7 @@ def check_restart(
         assert again.keys() == state.keys() and again["stats"] == state["stats"]
         torch_state = torch.get_rng_state()
         batches = iter(second)
-        if second.num_workers:
+        if second.num_workers and num_workers:
             assert torch.equal(torch_state, torch.get_rng_state())
         set_rng_state(rng)
         if not second.num_workers and not num_workers:
@@ -250,7 +265,334 @@ def test_rest_of_pass(cls: type[PerSeqDataset], batching: BatchingOptions) -> No
         check_restart(cls(LENS), num_batches, batching=batching)
 
 
+def check_all_positions(loader: Loader, num_passes: int = 8) -> None:
+    """
+    Go on at several positions of one pass, with the same workers.
+
+    :param loader: closed at the end
+    :param num_passes: at so many positions
+    """
+    try:
+        expected = list(loader)
+        stats = _stats(loader)
+        for i in range(num_passes):
+            num_batches = i * len(expected) // (num_passes - 1)
+            torch.manual_seed(1)
+            batches = iter(loader)
+            for batch in expected[:num_batches]:
+                assert_same_batches([next(batches)], [batch])
+            state = _through_file(loader.state_dict())
+            loader.load_state_dict(state)
+            torch_state = torch.get_rng_state()
+            batches = iter(loader)
+            assert torch.equal(torch_state, torch.get_rng_state())
+            assert loader.state_dict()["source"]["counts"] == state["source"]["counts"]
+            assert_same_batches(list(batches), expected[num_batches:])
+            assert _stats(loader) == stats
+    finally:
+        loader.close()
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("cls", [BulkDataset, JumpDataset, ReplayedDataset, StatefulDataset])
+@pytest.mark.parametrize("cls", [BulkDataset, JumpDataset, StatefulDataset, ReplayedDataset])
 def test_workers(cls: type[PerSeqDataset], num_workers: int) -> None:
-    check_restart(cls(LENS), 3, num_workers=num_workers, batching=CHUNKED)
+    check_all_positions(make(cls(LENS), num_workers, CHUNKED))
+
+
+@pytest.mark.parametrize("cls", [BulkDataset, JumpDataset])
+def test_workers_with_global_batches(cls: type[PerSeqDataset]) -> None:
+    check_all_positions(make(cls(LENS), 2, CHUNKED, worker_batching="global", rank=1, num_ranks=2))
+
+
+def test_workers_with_shuffling() -> None:
+    check_all_positions(
+        make(JumpDataset(LENS), 2, dataclasses.replace(CHUNKED, online_shuffle=OnlineShuffleOptions(4)))
+    )
+
+
+@pytest.mark.parametrize("cls", [BulkDataset, JumpDataset, ReplayedDataset])
+@pytest.mark.parametrize("prob", [0.0, 0.5])
+def test_buckets(cls: type[PerSeqDataset], prob: float) -> None:
+    options = BucketOptions(((4, 2), (8, 3), (11, 2)), "data", prob)
+    for num_batches in (1, 3, 6):
+        check_restart(cls(LENS), num_batches, batching=BatchingOptions(custom=options))
+
+
+@pytest.mark.parametrize("cls", [BulkDataset, JumpDataset, ReplayedDataset])
+def test_shuffling(cls: type[PerSeqDataset]) -> None:
+    batching = dataclasses.replace(CHUNKED, online_shuffle=OnlineShuffleOptions(4))
+    for num_batches in (0, 1, 4, 6, 8, 9, 100):
+        check_restart(cls(LENS), num_batches, batching=batching)
+
+
+def _pairs(dataset: Any, *, train: bool, **_kwargs: Any) -> Iterator[list[Any]]:  # Any: an option of the user
+    assert train
+
+    class Pairs(torch.utils.data.IterableDataset):
+        """Two sequences each."""
+
+        def __iter__(self) -> Iterator[list[Any]]:
+            """:return: batches"""
+            seqs = iter(dataset)
+            for seq in seqs:
+                yield [seq, *([following] if (following := next(seqs, None)) is not None else [])]
+
+    return Pairs()  # type: ignore[return-value]
+
+
+def _growing(*, seq_idx: int, **_kwargs: Any) -> int:  # Any: what other versions give
+    return 1 + seq_idx // 4
+
+
+@pytest.mark.parametrize("cls", [BulkDataset, JumpDataset])
+def test_functions_of_the_user(cls: type[PerSeqDataset]) -> None:
+    check_restart(cls(LENS), 3, batching=BatchingOptions(custom=CustomBatching(function=_pairs)))
+    check_restart(cls(LENS), 3, batching=BatchingOptions(batch_size=None, max_seqs=_growing))
+
+
+@pytest.mark.parametrize("first", [0, 6, 8])
+def test_global_generators_in_process(first: int) -> None:
+    for num_batches in (1, 2, 3, 4, 5):
+        check_restart(DrawingDataset(LENS, first), num_batches)
+
+
+@pytest.mark.parametrize("cls", [DrawingDataset, ReplayedDrawing])
+def test_global_generators_in_workers(cls: type[DrawingDataset]) -> None:
+    check_all_positions(make(cls(LENS, 7), 1))
+    check_all_positions(make(cls(LENS), 2))
+
+
+def test_jump_reads_nothing_before() -> None:
+    for batching, first in (MAX_SEQS_3, 9), (CHUNKED, 2):
+        loader = check_restart(JumpDataset(LENS), 3, batching=batching)
+        assert isinstance(loader.dataset, JumpDataset) and loader.dataset.loaded == list(range(first, len(LENS)))
+    loader = check_restart(StatefulDataset(LENS), 3)
+    assert isinstance(loader.dataset, StatefulDataset) and loader.dataset.num_loaded == len(LENS) - 9
+
+
+def test_replay_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    check_restart(ReplayedDataset(LENS), 3)
+    out = capsys.readouterr().out
+    assert "Dataset 'train': epoch 2 goes on behind batch 3: 9 sequences read again in 0.0 seconds (" in out
+    assert out.count("seconds per million sequences") == 1
+    check_restart(JumpDataset(LENS), 3)
+    assert "again" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("num_workers", "then"), [(0, 1), (1, 0)])
+def test_one_worker_or_none(num_workers: int, then: int) -> None:
+    for cls in (BulkDataset, JumpDataset):
+        check_restart(cls(LENS), 3, num_workers=num_workers, then=then)
+
+
+@pytest.mark.parametrize(("num_workers", "then"), [(0, 2), (2, 1), (3, 2)])
+def test_other_number_of_workers_with_global_batches(num_workers: int, then: int) -> None:
+    cls = [BulkDataset, JumpDataset, ReplayedDataset][num_workers % 3]
+    for num_batches in (3, 4):
+        check_restart(
+            cls(LENS), num_batches, num_workers=num_workers, then=then, worker_batching="global", rank=1, num_ranks=2
+        )
+
+
+@pytest.mark.parametrize(("num_workers", "then"), [(0, 2), (2, 0)])
+def test_other_number_of_workers_with_sharded_batches(
+    num_workers: int, then: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loader = check_restart(JumpDataset(LENS), 3, num_workers=num_workers, then=then)
+    line = f"the rest of epoch 2 is read with {num_workers} workers, as its beginning, since batches depend on their number"
+    assert f"{line}. Then with {then}." in capsys.readouterr().out
+    torch.manual_seed(1)
+    after = make(JumpDataset(LENS), then)
+    try:
+        assert_same_batches(list(loader), list(after))
+    finally:
+        loader.close()
+        after.close()
+
+
+def test_ranks() -> None:
+    for rank in range(2):
+        check_restart(BulkDataset(LENS), 2, batching=CHUNKED, rank=rank, num_ranks=2)
+        check_restart(JumpDataset(LENS), 2, batching=CHUNKED, rank=rank, num_ranks=2)
+
+
+def test_self_sharding() -> None:
+    with process_state_ctx():
+        check_restart(SelfShardingDataset(LENS), 2, num_workers=2)
+
+
+def test_next_pass_draws_as_in_an_uninterrupted_run() -> None:
+    for num_workers in (0, 1):
+        torch.manual_seed(1)
+        loader = make(BulkDataset(LENS), num_workers)
+        batches = iter(loader)
+        next(batches)
+        state, rng = loader.state_dict(), get_rng_state()
+        list(batches)
+        iter(loader)
+        expected = torch.get_rng_state()
+        loader.close()
+        loader = make(BulkDataset(LENS), num_workers)
+        loader.load_state_dict(state)
+        batches = iter(loader)
+        set_rng_state(rng)
+        list(batches)
+        iter(loader)
+        assert torch.equal(expected, torch.get_rng_state())
+        loader.close()
+
+
+def test_finished_pass() -> None:
+    loader = make(BulkDataset(LENS))
+    assert loader.state_dict() == {}
+    list(loader)
+    state = _through_file(loader.state_dict())
+    again = make(BulkDataset(LENS))
+    again.load_state_dict(state)
+    assert list(again) == [] and _stats(again) == _stats(loader)
+    assert isinstance(again.dataset, BulkDataset) and again.dataset.num_reads == 0
+    assert len(list(again)) == loader.stats.num_batches  # the next pass is a usual one
+
+
+def test_state_taken_again_before_the_next_batch() -> None:
+    for cls in DATASETS:
+        expected = list(make(cls(LENS)))
+        loader = make(cls(LENS))
+        batches = iter(loader)
+        next(batches)
+        for i in range(2, 5):
+            state = _through_file(loader.state_dict())
+            loader = make(cls(LENS))
+            loader.load_state_dict(state)
+            batches = iter(loader)
+            assert loader.state_dict()["source"]["counts"] == [i - 1]
+            loader = make(cls(LENS))
+            loader.load_state_dict(state)
+            batches = iter(loader)
+            assert_same_batches([next(batches)], [expected[i - 1]])
+        assert_same_batches(list(batches), expected[4:])
+
+
+def _state(**kwargs: Any) -> dict[str, Any]:
+    loader = make(BulkDataset(LENS), **kwargs)
+    next(iter(loader))
+    return loader.state_dict()
+
+
+def test_other_options_are_refused() -> None:
+    state = _state()
+    for kwargs, text in (
+        ({"batching": BatchingOptions(batch_size=50, max_seqs=4)}, "batch_size was None, is 50; max_seqs was 3, is 4."),
+        ({"seed": 1}, "random_seed was 42, is 1."),
+        ({"num_ranks": 2, "rank": 1}, "number of ranks was 1, is 2; rank was 0, is 1."),
+        ({"batching": CHUNKED}, "chunking was None, is {'chunks'"),
+        ({"worker_batching": "global"}, "worker_batching was 'sharded', is 'global'."),
+    ):
+        with pytest.raises(DatasetError) as exc_info:
+            make(BulkDataset(LENS), **kwargs).load_state_dict(state)  # type: ignore[arg-type]
+        assert str(exc_info.value).startswith(
+            "dataset 'train': epoch 2 cannot go on where it was, since its batches are made in another way now: "
+        )
+        assert text in str(exc_info.value) or kwargs.get("batching") is CHUNKED
+        assert str(exc_info.value).endswith("Restore the options, or start the epoch again.")
+
+
+def test_other_data_is_refused() -> None:
+    loader = make(BulkDataset([*LENS, 3]))
+    loader.load_state_dict(_state())
+    with pytest.raises(DatasetError, match="has 18 sequences in epoch 2 now, but had 17 when the epoch was begun"):
+        iter(loader)
+    loader.load_state_dict(None)
+    assert len(list(loader)) == 6
+
+
+def test_other_epoch_or_version_is_refused() -> None:
+    state = _state()
+    loader = make(BulkDataset(LENS), epoch=3)
+    loader.load_state_dict(state)
+    with pytest.raises(DatasetError, match="one of epoch 2, but epoch 3 is to be read"):
+        iter(loader)
+    with pytest.raises(DatasetError, match="has version 99, but only 1 can be read"):
+        loader.load_state_dict({**state, "version": 99})
+    with pytest.raises(DatasetError, match=r"broken \(KeyError: 'addresses'\)"):
+        loader.load_state_dict({**state, "source": {"x": 1}})
+
+
+def test_stop_while_waiting_for_a_worker(tmp_path: Path) -> None:
+    loader = make(SlowDataset(LENS, str(tmp_path / "go")), 1)
+    try:
+        batches = iter(loader)
+        expected = [next(batches)]
+        with stop_request.accept_stops():
+            stop_request.request("SIGTERM")
+            with pytest.raises(stop_request.StopRequested):
+                next(batches)
+        state = loader.state_dict()
+        assert state["source"]["counts"] == [1] and not state["is_finished"]
+    finally:
+        (tmp_path / "go").touch()
+        loader.close()
+    loader = make(SlowDataset(LENS, str(tmp_path / "go")), 1)
+    try:
+        loader.load_state_dict(state)
+        expected += list(loader)
+        assert_same_batches(list(make(PerSeqDataset(LENS))), expected)
+    finally:
+        loader.close()
+
+
+def test_plain_values() -> None:
+    value = {
+        "a": numpy.arange(6, dtype="uint32").reshape(2, 3),
+        "b": (1, 2.5, None, "x", b"y", [True]),
+        3: numpy.float32(1.5),
+        "c": numpy.random.default_rng(1).bit_generator.state,
+        "d": numpy.array(7, dtype=">i8"),
+    }
+    again = from_plain(_through_file({"v": to_plain(value, what="test")})["v"])
+    assert again["a"].dtype == numpy.uint32 and again["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert again["b"] == value["b"] and again["c"] == value["c"] and again[3] == 1.5 and again["d"] == 7
+    with pytest.raises(DatasetError, match="test: expected numbers, strings, .*, got object <object"):
+        to_plain([object()], what="test")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_pass_goes_on(data: st.DataObject) -> None:
+    """In-process: any dataset and options."""
+    lens = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=25))
+    cls = data.draw(st.sampled_from([*DATASETS, DrawingDataset]))
+    chunking = data.draw(
+        st.none()
+        | st.builds(
+            lambda size, step, least, is_random: ChunkingOptions(
+                {"data": ChunkStream(size, step, least)}, random_start=is_random
+            ),
+            st.integers(1, 6),
+            st.integers(1, 6),
+            st.integers(1, 3),
+            st.booleans(),
+        )
+    )
+    custom = data.draw(st.none() | st.just(BucketOptions(((4, 2), (9, 3)), "data", 0.3)))
+    if cls is DrawingDataset:
+        custom = None  # else the pass is read again, where draws of the training in between are missing
+    batching = BatchingOptions(
+        batch_size=data.draw(st.none() | st.integers(5, 40)),
+        max_seqs=data.draw(st.integers(1, 5)),
+        min_seq_length=data.draw(st.none() | st.just({"data": 3})),
+        max_seq_length=data.draw(st.none() | st.just({"data": 10})),
+        drop_last=data.draw(st.sampled_from([False, True, "incomplete"])) if custom is None else False,
+        chunking=chunking,
+        custom=custom,
+        online_shuffle=data.draw(st.none() | st.builds(OnlineShuffleOptions, st.integers(1, 5))),
+    )
+    num_ranks = data.draw(st.integers(1, 3))
+    check_restart(
+        cls(lens),
+        data.draw(st.integers(0, 12)),
+        batching=batching,
+        rank=data.draw(st.integers(0, num_ranks - 1)),
+        num_ranks=num_ranks,
+        worker_batching=data.draw(st.sampled_from(["sharded", "global"])),
+    )
