@@ -13,6 +13,7 @@ from returnn.datasets._audio.features.waveform import is_cut_ogg
 from returnn.datasets._audio.sources import check_sources, get_sources
 from returnn.datasets._audio.subset import check_subset_option, filter_by_segment_file, random_subset
 from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter
+from returnn.datasets._basic.jump import are_plain_functions, reads_as_its_class
 from returnn.datasets._basic.predefined_order import predefined_order
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import DatasetSeq
@@ -352,6 +353,15 @@ class OggZipDataset(CachedDataset2):
         features[_ORTH] = numpy.frombuffer(bytearray(text_bytes), dtype=numpy.uint8)
         features[_RAW] = numpy.array(text)
         return DatasetSeq(seq_idx=seq_idx, features=features, seq_tag=tag)
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. Not if random draws are one stream per epoch: see random_state_per_seq."""
+        per_seq = bool(self._random_per_seq if self._random_state_per_seq is None else self._random_state_per_seq)
+        if self.feature_extractor is not None and not self.feature_extractor.can_jump(per_seq=per_seq):
+            return False
+        if self.targets is not None and self.targets.is_random and not per_seq:
+            return False
+        return reads_as_its_class(self) and are_plain_functions(self._targets_post_process)
 
     def _load_audio(self, corpus: OggZipCorpus, corpus_idx: int, tag: str) -> numpy.ndarray:
         assert self.feature_extractor is not None

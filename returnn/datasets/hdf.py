@@ -11,6 +11,7 @@ import numpy  # noqa: F401  # part of the public names: client code does "from r
 import numpy as np
 
 from returnn._state import state
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.dataset_writer import HDFDatasetWriter
 from returnn.datasets._hdf.file_index import FileIndex, check_fits
 from returnn.datasets._hdf.files_option import check_files_option
@@ -529,6 +530,10 @@ class HDFDataset(CachedDataset):
         """:return: "data" if there are inputs, then the targets"""
         has_inputs = bool(self._reader.files) and self._reader.files[0].has_inputs
         return (["data"] if has_inputs else []) + self.get_target_list()
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`."""
+        return reads_as_its_class(self)
 
     def get_target_list(self) -> list[str]:
         """:return: target keys in sorted order, without the placeholder of files without targets"""

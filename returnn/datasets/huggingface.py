@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 
 from returnn.datasets._basic.corpus_facts import files_of_folder
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._basic.predefined_order import predefined_order
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._huggingface import Column, arrow_shard_files, make_column
@@ -379,6 +380,10 @@ class HuggingFaceDataset(CachedDataset2):
         """See :func:`Dataset.read_seqs`."""
         data = self._read(self.get_current_seq_order()[seq_idxs])
         return {key: Ragged.from_list(data[key]) for key in keys}
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`."""
+        return reads_as_its_class(self)
 
     def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
         order = self.get_current_seq_order()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._basic.predefined_order import idxs_of_tags
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
@@ -165,6 +166,14 @@ class IndexedDataset(CachedDataset2):
     def _collect_single_seq(self, seq_idx: int) -> DatasetSeq | None:
         order = self._require_order()
         return self._load_seq(seq_idx, int(order[seq_idx])) if seq_idx < len(order) else None
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. Not if random draws are one stream per epoch: see random_state_per_seq."""
+        return reads_as_its_class(self) and self._is_same_for_any_start()
+
+    def _is_same_for_any_start(self) -> bool:
+        """:return: whether the data of a sequence does not depend on which ones were loaded before"""
+        return True
 
     def have_get_corpus_seq(self) -> bool:
         """:return: True"""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._basic.predefined_order import idxs_of_tags, predefined_order
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
@@ -63,6 +64,16 @@ class MapDatasetBase:
         :return: corpus indices; replaces seq_ordering, partition_epoch and filter. May drop or repeat sequences
         """
         raise OptionalNotImplementedError(f"{type(self).__name__}.get_seq_order")
+
+    def supports_jump(self) -> bool:
+        """
+        To be overridden: True lets a training that was stopped within an epoch go on without reading again what came
+        before in the epoch.
+
+        :return: whether the data of a sequence depends on its index only (and on the generators of the process, as
+            ``numpy.random``), not on what was asked for before, e.g. by a random generator of the object
+        """
+        return False
 
 
 class MapDatasetWrapper(CachedDataset2):
@@ -236,6 +247,10 @@ class MapDatasetWrapper(CachedDataset2):
         seq.seq_idx = seq_idx
         return seq
 
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. If the map-style dataset says so."""
+        return reads_as_its_class(self) and self._dataset.supports_jump()
+
     def _first_seq(self) -> DatasetSeq | None:
         return None if self._seq_order is None else super()._first_seq()
 
@@ -305,6 +320,10 @@ class FromListDataset(MapDatasetBase):
 
     def __getitem__(self, seq_idx: int) -> dict[str, numpy.ndarray]:
         return self._data_list[seq_idx]
+
+    def supports_jump(self) -> bool:
+        """:return: True, except for classes derived from this one"""
+        return type(self) is FromListDataset
 
     def get_seq_len(self, seq_idx: int) -> int:
         """See :func:`MapDatasetBase.get_seq_len`."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._basic.predefined_order import idxs_of_tags, predefined_order
 from returnn.datasets.basic import DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
@@ -145,6 +146,10 @@ class NumpyDumpDataset(CachedDataset2):
         return DatasetSeq(
             seq_idx=seq_idx, features=features, targets=self._read(targets_file, ndmin=1), seq_tag=f"seq-{seq_idx}"
         )
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`."""
+        return reads_as_its_class(self)
 
     @staticmethod
     def _read(filename: str, *, ndmin: Any) -> numpy.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._basic.jump import is_plain_function, reads_as_its_class
 from returnn.datasets._loading.remote_error import add_place
 from returnn.datasets._loading.source import known_num_seqs
 from returnn.datasets._postprocessing.apply import MapFunctions, Mapper, worker_seed
@@ -199,10 +200,12 @@ class PostprocessingDataset(CachedDataset2):
 
     def _pass_options(self, epoch: int | None, worker: int) -> PassOptions:
         seed = self._get_random_seed_for_epoch(epoch)
-        is_per_seq = self._random_state_per_seq
-        if is_per_seq is None:
-            is_per_seq = self._random_per_seq
-        return PassOptions(epoch, worker_seed(seed, worker, self._num_workers), seed if is_per_seq else None)
+        return PassOptions(epoch, worker_seed(seed, worker, self._num_workers), seed if self._is_per_seq else None)
+
+    @property
+    def _is_per_seq(self) -> bool:
+        """:return: whether random draws of map_seq depend on the sequence only"""
+        return bool(self._random_per_seq if self._random_state_per_seq is None else self._random_state_per_seq)
 
     def _get_pool(self) -> MapPool:
         if self._pool is None or not self._pool.is_own:
@@ -300,6 +303,17 @@ class PostprocessingDataset(CachedDataset2):
             if not isinstance(exc, ReturnnError) and hasattr(exc, "add_note"):
                 exc.add_note(f"In {place}.")
             raise
+
+    def supports_jump(self) -> bool:
+        """
+        See :func:`Dataset.supports_jump`. If the wrapped dataset does, and map_seq is a function with random draws per
+        sequence. Not with map_seq_stream: what it gives may depend on all that came before.
+        """
+        if self._map_seq is None or not self._is_per_seq or not is_plain_function(self._map_seq):
+            return False
+        if self._num_workers:  # the wrapped dataset is read ahead by another thread
+            return False
+        return reads_as_its_class(self) and self._dataset.supports_jump()
 
     # ---- what the data is
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.files_option import check_files_option
 from returnn.datasets._hdf.format import (
     HDF_CTC_INDEX_TRANSCRIPTION_KEY,
@@ -317,6 +318,10 @@ class StreamHDFDataset(CachedDataset2):
                 ) from exc
         features["data"] = features[self.input_stream_name]
         return DatasetSeq(seq_idx=seq_idx, features=features, seq_tag=name)
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`."""
+        return reads_as_its_class(self)
 
     def have_get_corpus_seq(self) -> bool:
         """:return: True"""

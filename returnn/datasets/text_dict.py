@@ -229,6 +229,11 @@ class TextDictDataset(IndexedDataset):
                 f"vocabulary: {exc}. Set unknown_label of the vocabulary."
             ) from exc
 
+    def _is_same_for_any_start(self) -> bool:
+        return not self._vocabulary.is_random or bool(
+            self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq
+        )
+
     def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         tag = self.tag_table[corpus_idx]
         per_seq = self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq

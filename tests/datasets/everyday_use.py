@@ -83,6 +83,64 @@ def _assert_corpus_seqs(dataset: Dataset, opts: Any, expected: Sequence[Seq]) ->
         assert_same_seqs([(tag, {key: numpy.asarray(seq.get_data(key)) for key in data})], [(tag, data)])
 
 
+def _read_from(dataset: Dataset, epoch: int, start: int, *, num: int = 1) -> list[Any]:
+    """
+    :param start: first sequence, -1: all, one after the other
+    :param num: load that many at once
+    :return: sequences, each with what belongs to it. Any: tag, data, lengths, parts of the epoch
+    """
+    dataset.set_random_per_seq(True)  # as the loader
+    dataset.init_seq_order(epoch=epoch)
+    result: list[Any] = []
+    idx = max(start, 0)
+    while dataset.is_less_than_num_seqs(idx):
+        if (idx - start) % num == 0 or start < 0:
+            dataset.load_seqs(idx, idx + (num if start >= 0 else 1))
+        keys = dataset.get_data_keys()
+        data = {key: numpy.array(dataset.get_data(idx, key)) for key in keys}
+        fracs = [dataset.get_complete_frac(idx, allow_only_lr_suitable=only) for only in (False, True)]
+        result.append((dataset.get_tag(idx), data, dict(dataset.get_seq_length(idx).items()), fracs))
+        idx += 1
+        if len(result) > _MAX_SEQS:
+            break  # without end
+    return result
+
+
+_MAX_SEQS = 50
+
+
+def check_jump(opts: Any, *, epochs: Sequence[int] = (1, 2), positions: int = 6) -> None:
+    """
+    Reading from any position on gives what reading all from the start gives: data, random draws, lengths, parts of the
+    epoch, and the end; with a new dataset, one in use, and with several sequences loaded at once.
+
+    :param opts: of a dataset that supports_jump
+    :param epochs: to try
+    :param positions: how many to try in each
+    """
+    used = init_dataset(opts)
+    rnd = numpy.random.RandomState(len(repr(opts)))
+    for epoch in epochs:
+        expected = _read_from(init_dataset(opts), epoch, -1)
+        assert expected, "no sequences"
+        starts = {1, len(expected) - 1, *rnd.randint(0, len(expected), positions).tolist()} - {len(expected)}
+        # Each new dataset may be many processes: these two are enough.
+        fresh = set(list(starts)[:2])
+        for start in sorted(starts):
+            dataset = init_dataset(opts) if start in fresh else used
+            got = _read_from(dataset, epoch, start, num=int(rnd.randint(1, 4)))
+            assert dataset.supports_jump()
+            rest = expected[start:]
+            if len(expected) > _MAX_SEQS:
+                got, rest = got[: len(rest)], rest[: len(got)]
+            assert len(got) == len(rest) > 0, start
+            for (tag, data, lens, fracs), (expected_tag, expected_data, expected_lens, expected_fracs) in zip(
+                got, rest, strict=True
+            ):
+                assert (tag, lens, fracs) == (expected_tag, expected_lens, expected_fracs)
+                assert_same_seqs([(tag, data)], [(expected_tag, expected_data)])
+
+
 def check_everyday_use(opts: Any, *, random_draws: bool = False, workers: Sequence[int] = (0, 1, 2)) -> list[list[Seq]]:
     """
     :param opts: dataset dict; everything in it can be pickled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import gc
 import gzip
 import io
@@ -24,7 +25,13 @@ from returnn.datasets.basic import Dataset, init_dataset
 from returnn.datasets.hdf import SimpleHDFWriter
 from returnn.errors import DataFileError, DatasetError, UserError
 from tests.datasets.audio_functions import flip_sign
-from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch, read_epoch_of_loader
+from tests.datasets.everyday_use import (
+    assert_same_seqs,
+    check_everyday_use,
+    check_jump,
+    read_epoch,
+    read_epoch_of_loader,
+)
 from tests.helpers import GOLDEN
 
 FOLDER = GOLDEN / "05-audio-text" / "oggzip"
@@ -158,6 +165,30 @@ def test_everyday_use_with_random_draws(tmp_path: Path) -> None:
     always_epochs = check_everyday_use(always)  # a script draws the same as the workers
     assert [tag for tag, _ in epochs[0]] == [tag for tag, _ in always_epochs[0]]
     assert not np.array_equal(epochs[0][0][1]["data"], always_epochs[0][0][1]["data"])
+
+
+def test_jump(tmp_path: Path) -> None:
+    opts = {
+        "class": "OggZipDataset",
+        "path": str(_audio_zip(tmp_path)),
+        "audio": {"features": "raw", "pre_process": flip_sign},
+        "targets": {"class": "Utf8ByteTargets"},
+        "targets_post_process": str.upper,
+        "seq_ordering": "random",
+    }
+    audio: dict[str, Any] = {"features": "raw", "pre_process": functools.partial(flip_sign)}
+    for other in ({}, {"audio": audio}, {"audio": {"features": "raw"}, "random_state_per_seq": False}):
+        check_jump({**opts, "targets_post_process": "lowercase", **other}, positions=2)
+
+    class WithState:
+        def __call__(self, **kwargs: Any) -> Any:
+            return kwargs["audio"]
+
+    for other in ({"random_state_per_seq": False}, {"audio": {"features": "raw", "pre_process": WithState()}}):
+        dataset = init_dataset({**opts, **other})
+        dataset.set_random_per_seq(True)
+        dataset.init_seq_order(epoch=1)
+        assert not dataset.supports_jump()
 
 
 def test_one_stream_on_request(tmp_path: Path) -> None:

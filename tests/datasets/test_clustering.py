@@ -14,7 +14,7 @@ from returnn.datasets.meta import ClusteringDataset
 from returnn.errors import ConfigError, DatasetError
 from tests.datasets.combining import check_bulk, check_same_batches, tags_of
 from tests.datasets.combining_data import hdf
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 
 CLUSTERS = {f"a-{i}": (3 * i) % 4 for i in range(7)}
 
@@ -108,6 +108,10 @@ def test_option_mistakes(map_file: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_batches_do_not_depend_on_how_data_is_read(map_file: Path) -> None:
     check_same_batches(clustering(map_file))
+
+
+def test_jump(map_file: Path) -> None:
+    check_jump(clustering(map_file))
 
 
 @pytest.mark.slow

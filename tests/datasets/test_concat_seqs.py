@@ -17,7 +17,7 @@ from returnn.datasets.meta import ConcatSeqsDataset, EpochWiseFilter
 from returnn.errors import ConfigError, DatasetError
 from tests.datasets.combining import check_bulk, check_same_batches, load_cases, tags_of
 from tests.datasets.combining_data import GOLDEN, StreamDataset, hdf
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 
 CASES = load_cases("orders_concat.json", "concatseqs")
 META = {
@@ -261,6 +261,10 @@ def test_batches_do_not_depend_on_how_data_is_read() -> None:
         "pad_narrow_data_to_multiple_of_target_len": {"data": ("classes", 2)},
     }
     check_same_batches(concat_seqs(seq_ordering="laplace:2", **options))
+
+
+def test_jump() -> None:
+    check_jump(concat_seqs(seq_ordering="random", partition_epoch=2))
 
 
 @pytest.mark.slow

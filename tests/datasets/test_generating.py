@@ -29,7 +29,7 @@ from returnn.datasets.generating import (
     TimitDataset,
 )
 from returnn.errors import DatasetError, NotSupportedError
-from tests.datasets.everyday_use import check_everyday_use
+from tests.datasets.everyday_use import check_everyday_use, check_jump
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "02-datasets-base"
 
@@ -316,6 +316,7 @@ def test_enwik8_everyday_use(tmp_path: Path) -> None:
     }
     (tag, data), *_ = sorted(check_everyday_use(opts)[0], key=lambda seq: seq[0])
     assert tag == "offset_0_7" and data["classes"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    check_jump(opts)
 
 
 def test_enwik8_errors(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from returnn.datasets.basic import init_dataset
 from returnn.datasets.huggingface import HuggingFaceDataset, get_arrow_shard_files_from_hf_dataset_dir
 from returnn.errors import DataFileError, DatasetError, DatasetOptionError, UnknownSeqTagError
 from returnn.util.file_cache import get_instance
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 
 datasets = pytest.importorskip("datasets")
 
@@ -106,6 +106,10 @@ def test_bulk_is_the_same(folder: str) -> None:
 
 def test_everyday_use(folder: str) -> None:
     check_everyday_use(hugging_face(folder, seq_ordering="laplace:.3", sorting_seq_len_column_data="data"))
+
+
+def test_jump(folder: str) -> None:
+    check_jump(hugging_face(folder, seq_ordering="random"))
 
 
 def test_text_and_vocabulary(folder: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from returnn.datasets.basic import init_dataset
 from returnn.datasets.util.vocabulary import CharacterTargets
 from returnn.errors import DataFileError, DatasetError, DatasetOptionError
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 
 soundfile = pytest.importorskip("soundfile")
 _TEXTS = {
@@ -96,6 +96,14 @@ def test_everyday_use(opts: dict[str, Any]) -> None:
 
 def _noise(audio: numpy.ndarray, random_state: numpy.random.RandomState, **_kwargs: Any) -> numpy.ndarray:
     return audio + random_state.uniform(size=audio.shape)
+
+
+def test_jump(opts: dict[str, Any]) -> None:
+    opts = {**opts, "audio": {"features": "raw", "pre_process": _noise}, "seq_ordering": "random"}
+    check_jump(opts, positions=2)
+    dataset = init_dataset({**opts, "random_state_per_seq": False})
+    dataset.init_seq_order(epoch=1)
+    assert not dataset.supports_jump()
 
 
 def test_random_draws(opts: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy
 import pytest
 
 from returnn.datasets import init_dataset
+from tests.datasets.everyday_use import check_jump
 from tests.datasets.test_basic import contents
 
 
@@ -42,6 +43,10 @@ def test_options(tmp_path: Path) -> None:
     assert dataset.num_seqs == 1
     with pytest.raises(KeyError, match="foo"):
         dataset.init_seq_order(epoch=1, seq_list=["foo"])
+
+
+def test_jump(tmp_path: Path) -> None:
+    check_jump({**write(tmp_path, 6), "seq_ordering": "random"})
 
 
 def test_errors(tmp_path: Path) -> None:

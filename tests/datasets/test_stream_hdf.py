@@ -16,6 +16,7 @@ import returnn.datasets.stream_hdf
 from returnn.datasets.basic import init_dataset
 from returnn.datasets.stream_hdf import NextGenHDFDataset, StreamHDFDataset
 from returnn.errors import DataFileError, DatasetError
+from tests.datasets.everyday_use import check_jump
 from tests.datasets.hdf_golden import GOLDEN, iterate, load_golden
 
 FILE = str(GOLDEN / "n1_stream.hdf")
@@ -86,6 +87,11 @@ def _changed(tmp_path: Path, change: Any) -> str:
     with h5py.File(path, "r+") as f:
         change(f)
     return str(path)
+
+
+def test_jump() -> None:
+    opts = {"class": "StreamHDFDataset", "input_stream_name": "features", "files": [FILE], "seq_ordering": "random"}
+    check_jump(opts)
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

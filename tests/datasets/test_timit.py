@@ -11,7 +11,7 @@ import pytest
 from returnn.datasets.basic import init_dataset
 from returnn.datasets.generating import TimitDataset
 from returnn.errors import DataFileError, DatasetError, NotSupportedError
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 
 soundfile = pytest.importorskip("soundfile")
 _PHONES = [["h#", "dh", "ax", "h#"], ["h#", "q", "ae", "tcl", "t", "h#"], ["pau", "iy"]]
@@ -64,6 +64,14 @@ def test_everyday_use(timit_dir: str) -> None:
     preloaded = read_epoch(init_dataset({**opts, "preload": True}), 1)
     for (tag, data), (other_tag, other) in zip(plain[0], preloaded, strict=True):
         assert tag == other_tag and numpy.array_equal(data["data"], other["data"])
+
+
+def test_jump(timit_dir: str) -> None:
+    opts = {"class": "TimitDataset", "timit_dir": timit_dir, "seq_ordering": "random"}
+    check_jump({**opts, "random_permute_audio": False}, positions=2)
+    dataset = init_dataset({**opts, "random_permute_audio": {"rnd_zoom_switch": 1.0}, "random_state_per_seq": False})
+    dataset.init_seq_order(epoch=1)
+    assert not dataset.supports_jump()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from returnn.datasets.basic import init_dataset
 from returnn.datasets.lm import ConfusionNetworkDataset, TranslationDataset
 from returnn.errors import DataFileError, DatasetError, DatasetOptionError, UnknownSeqTagError
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 from tests.datasets.lm_golden import PEERS, TRANSLATION, as_golden, check_bulk, in_folder, load_expected, read_by_tags
 
 # Both peers fail with a TypeError where the option is used.
@@ -244,6 +244,11 @@ def test_confusion_network_mistakes(tmp_path: Path) -> None:
 )
 def test_everyday_use(opts: dict[str, Any]) -> None:
     check_everyday_use(opts)
+
+
+def test_jump(tmp_path: Path) -> None:
+    check_jump({**_FACTORS, "seq_ordering": "random"})
+    check_jump(_confusion_network(tmp_path, seq_ordering="random"))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.seq_order import SeqOrder, parse_seq_ordering
@@ -185,6 +186,10 @@ class GeneratingDataset(CachedDataset2):
         seq = self.get_corpus_seq(self.get_corpus_seq_idx(seq_idx))
         seq.seq_idx = seq_idx
         return seq
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. The generator is seeded for each sequence."""
+        return reads_as_its_class(self)
 
     # What the keys are is declared, not read off the data.
 

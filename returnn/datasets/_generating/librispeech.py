@@ -13,6 +13,7 @@ import numpy
 
 from returnn.datasets._basic.corpus_facts import files_of_folder
 from returnn.datasets._basic.epoch_wise_filter import EpochRanges, EpochWiseFilter, check_ranges, options_of_epoch
+from returnn.datasets._basic.jump import are_plain_functions
 from returnn.datasets._generating.librispeech_files import read_corpus
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.indexed import IndexedDataset
@@ -228,6 +229,14 @@ class LibriSpeechCorpus(IndexedDataset):
         super().finish_epoch(free_resources=free_resources)
         if free_resources:
             self._corpus.close()
+
+    def _is_same_for_any_start(self) -> bool:
+        per_seq = bool(self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq)
+        if self.feature_extractor is not None and not self.feature_extractor.can_jump(per_seq=per_seq):
+            return False
+        if self.targets is not None and self.targets.is_random and not per_seq:
+            return False
+        return are_plain_functions(self.orth_post_process)
 
     def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         tag = self._corpus_tag(corpus_idx)

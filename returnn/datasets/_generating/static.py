@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._basic.predefined_order import predefined_order
 from returnn.datasets._generating.base import corpus_idxs_of_tags
 from returnn.datasets.basic import Dataset, DatasetSeq, convert_data_dims
@@ -222,6 +223,10 @@ class StaticDataset(CachedDataset2):
     def get_data_dtype(self, key: str) -> Any:
         """:return: numpy dtype of the data. Any: a dtype object, while other datasets give its name"""
         return self.data[0][key].dtype
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`."""
+        return reads_as_its_class(self)
 
     # ---- bulk protocol
 

@@ -203,6 +203,11 @@ class TimitDataset(TimitPhones, IndexedDataset):
         """:return: float32 for data, int32 for classes"""
         return {"data": "float32", "classes": "int32"}.get(key) or super().get_data_dtype(key)
 
+    def _is_same_for_any_start(self) -> bool:
+        return self.feature_extractor.can_jump(
+            per_seq=bool(self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq)
+        )
+
     def _load_seq(self, seq_idx: int, corpus_idx: int) -> DatasetSeq:
         tag = self._tags[corpus_idx]
         if self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._basic.jump import are_plain_functions
 from returnn.datasets._lm.lm_corpus import LmCorpus
 from returnn.datasets._lm.phone_seqs import PhoneSeqGenerator
 from returnn.datasets._lm.symbol_files import load_replace_map, load_symbol_list, load_symbol_map
@@ -499,6 +500,12 @@ class LmDataset(IndexedDataset):
         return {key: data if key == "data" else self._delayed(data) for key in keys}
 
     # ---- random draws
+
+    def _is_same_for_any_start(self) -> bool:
+        # With skipped texts, which one is the n-th is only known after reading those before.
+        per_seq = bool(self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq)
+        is_same = not self._encoder.draws or per_seq
+        return self._raise_on_invalid and is_same and are_plain_functions(self.orth_post_process)
 
     def _seed_seq(self, seq_idx: int, tag: str) -> None:
         """Random draws of this sequence, if they shall not depend on the others."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
@@ -179,6 +180,10 @@ class AnythingDataset(CachedDataset2):
             return None
         features = {stream: np.zeros(self._data_shape(stream), self._np_dtype(stream)) for stream in self._data_keys}
         return DatasetSeq(seq_idx=seq_idx, features=features, seq_tag=self.get_tag(seq_idx))
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`."""
+        return reads_as_its_class(self)
 
     def get_epoch_seq_lens(self, key: str) -> np.ndarray | None:
         """:return: int64 [num_seqs], if there is an end"""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from returnn._state import state
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.children import check_no_shared_dataset, lens_to_order_by
 from returnn.datasets._meta.mapped_streams import MappedStreams
@@ -441,6 +442,10 @@ class MetaDataset(MappedStreams, CachedDataset2):
         if self._seq_lens_by_tag is not None:
             return super().get_estimated_seq_lengths()
         return lens_to_order_by(self.datasets[self.default_dataset_key], self.num_seqs)
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. If all children do."""
+        return reads_as_its_class(self) and all(child.supports_jump() for child in self.datasets.values())
 
     # Data in bulk
 

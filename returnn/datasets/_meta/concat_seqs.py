@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from returnn.datasets._basic.epoch_wise_filter import EpochWiseFilter
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.children import DatasetSpec, make_child, warn_about_unused_options
 from returnn.datasets._meta.delegating import ChildStreams
@@ -362,6 +363,10 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
 
     def _load_seqs(self, start: int, end: int) -> None:
         super()._load_seqs(start, min(end, max(start, len(self._require_order()))))
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. If the inner dataset does."""
+        return reads_as_its_class(self) and self.dataset.supports_jump()
 
     def supports_bulk(self) -> bool:
         """:return: whether the inner dataset does"""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets.basic import Dataset, DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.ragged import Ragged
@@ -182,6 +183,10 @@ class DelegatingDataset(ChildStreams, CachedDataset2):
         """:return: as the child says"""
         seq = self._get_seq(sorted_seq_idx)
         return self._child.get_tag(sorted_seq_idx) if seq is None else seq.seq_tag
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. If the child does."""
+        return reads_as_its_class(self) and self._child.supports_jump()
 
     def supports_bulk(self) -> bool:
         """:return: as the child says"""

@@ -162,8 +162,15 @@ class MultiEpochDataset(DelegatingDataset):
         return None if inner is None or inner == float("inf") else inner * self._num_passes
 
     def is_less_than_num_seqs(self, n: int) -> bool:
-        """See :func:`Dataset.is_less_than_num_seqs`."""
-        return CachedDataset2.is_less_than_num_seqs(self, n)
+        """See :func:`Dataset.is_less_than_num_seqs`. Loads nothing, if the inner dataset knows its numbers."""
+        is_known = self._num_seqs is not None or n < self.expected_load_seq_start or self._get_seq(n) is not None
+        if is_known or not self._has_order or not self.supports_jump():
+            return CachedDataset2.is_less_than_num_seqs(self, n)
+        if self._locate(n) is not None:
+            return True
+        self._num_seqs = self._starts[-1]
+        self.reached_final_seq = bool(self.added_data) and self.added_data[-1].seq_idx == self._num_seqs - 1
+        return False
 
     def _locate(self, seq_idx: int) -> tuple[int, int] | None:
         """:return: pass, and position in it; the inner dataset is at this pass. None behind the end"""
@@ -244,6 +251,10 @@ class MultiEpochDataset(DelegatingDataset):
     def get_tag(self, sorted_seq_idx: int) -> str:
         """:return: as the inner dataset says"""
         return CachedDataset2.get_tag(self, sorted_seq_idx)
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. If the inner dataset does, and knows its number of sequences."""
+        return super().supports_jump() and known_num_seqs(self._child) is not None
 
     def supports_bulk(self) -> bool:
         """:return: whether the inner dataset does"""

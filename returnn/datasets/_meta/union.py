@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.children import corpus_idxs_of_epoch
 from returnn.datasets._meta.union_streams import UnionStreams
@@ -279,6 +280,15 @@ class UnionDataset(UnionStreams, CachedDataset2):
         for i, part in enumerate(parts):
             result[child_of_seq == i] = part
         return result
+
+    def supports_jump(self) -> bool:
+        """
+        See :func:`Dataset.supports_jump`. If all children do. Not if they do not know their number of sequences: then
+        which child is next depends on what was read of them.
+        """
+        if self._child_of_seq is None or not reads_as_its_class(self):
+            return False
+        return all(child.supports_jump() for child in self._children)
 
     # ---- data in bulk
 

@@ -14,6 +14,7 @@ from returnn.datasets._audio.features.joining import join_frames as join_success
 from returnn.datasets._audio.features.norm import NormValue, divide_by_std_dev, subtract_mean
 from returnn.datasets._audio.features.random_permute import RandomPermutation
 from returnn.datasets._audio.features.waveform import apply_preemphasis, decode_audio, normalize_peak
+from returnn.datasets._basic.jump import is_plain_function
 from returnn.errors import DatasetError, OptionError, describe
 from returnn.log import log
 
@@ -129,6 +130,15 @@ class ExtractAudioFeatures:
         self._audio_dtype: type[numpy.floating] = (
             numpy.float32 if features == RAW and pre_process is None and only_scales else numpy.float64
         )
+
+    def can_jump(self, *, per_seq: bool) -> bool:
+        """
+        :param per_seq: whether the dataset sets another random_state for each audio
+        :return: whether the features of an audio do not depend on which ones were read before
+        """
+        functions = [func for func in (self.pre_process, self.post_process, self.features) if callable(func)]
+        draws = self._random_permutation is not None or bool(functions)
+        return (per_seq or not draws) and all(map(is_plain_function, functions))
 
     def _make_norm(self, option: str, value: Any) -> NormValue | None:
         """:param value: of the option. Any: see there"""
