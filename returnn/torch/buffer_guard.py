@@ -6,6 +6,8 @@ A step whose loss or gradient is inf or nan changes no weights; but its forward 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,13 +66,14 @@ class BufferGuard:
         """
         if self._is_learning or step_idx == 0:
             self._note_changes()
-            if starts_group:
+            if starts_group or not self._group.is_taken:
                 self._choose()
         self._num_steps += 1
         self._step.is_taken = False
         if not self._group.buffers:
             return
-        (self._group if starts_group else self._step).take()
+        # A training that goes on within a group takes its start for that of the group.
+        (self._group if starts_group or not self._group.is_taken else self._step).take()
 
     def undo_step(self) -> None:
         """The step that was just done does not count, those before it in the same accumulation group do."""
@@ -128,18 +131,18 @@ class _Buffer:
     def __init__(self, name: str, owner: torch.nn.Module, key: str):
         self.name = name
         self.owner = owner
-        self._key = key
+        self.key = key
         self._noted: tuple[int, int | None] = (0, None)
 
     @property
     def tensor(self) -> torch.Tensor | None:
         """What is there now."""
-        return self.owner._buffers.get(self._key)
+        return self.owner._buffers.get(self.key)
 
     def put(self, tensor: torch.Tensor) -> None:
         """:param tensor: to be there"""
-        if self.owner._buffers.get(self._key) is not tensor:
-            self.owner._buffers[self._key] = tensor
+        if self.owner._buffers.get(self.key) is not tensor:
+            self.owner._buffers[self.key] = tensor
 
     def note(self) -> None:
         """For :meth:`has_changed`."""
@@ -163,20 +166,35 @@ class _Copies:
     def __init__(self, buffers: list[_Buffer]):
         self.buffers = buffers
         self.is_taken = False
+        # In the order of their types, so that those of one type can be copied at once.
+        self._holders: list[_Buffer] = []
         self._tensors: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
-        self._holders: list[_Buffer] = []
+        self._parts: list[slice] = []
+        self._can_reuse = False
 
-    @torch.no_grad()
     def take(self) -> None:
-        """Of what they are now."""
-        holders = [buffer for buffer in self.buffers if buffer.tensor is not None]
-        tensors: list[Any] = [buffer.tensor for buffer in holders]  # Any: they are not None
-        if len(tensors) != len(self._copies) or not all(map(_fit, tensors, self._copies)):
-            self._copies = [tensor.detach().clone() for tensor in tensors]
-        else:
-            torch._foreach_copy_(self._copies, tensors)
-        self._holders, self._tensors = holders, tensors
+        """Of what they are now. In the hot path."""
+        if self._can_reuse and all(
+            buffer.owner._buffers.get(buffer.key) is tensor
+            for buffer, tensor in zip(self._holders, self._tensors, strict=True)
+        ):
+            with contextlib.suppress(RuntimeError):  # e.g. its data has another shape now
+                for part in self._parts:
+                    torch._foreach_copy_(self._copies[part], self._tensors[part])
+                self.is_taken = True
+                return
+        self._take_anew()
+
+    def _take_anew(self) -> None:
+        present = [(buffer, tensor) for buffer in self.buffers if (tensor := buffer.tensor) is not None]
+        present.sort(key=lambda pair: _type_of(pair[1]))
+        self._holders = [buffer for buffer, _ in present]
+        self._tensors = [tensor for _, tensor in present]
+        self._copies = [tensor.detach().clone() for tensor in self._tensors]
+        starts = [i for i, x in enumerate(self._copies) if not i or _type_of(x) != _type_of(self._copies[i - 1])]
+        self._parts = [slice(*bounds) for bounds in itertools.pairwise([*starts, len(present)])]
+        self._can_reuse = bool(present) and not any(tensor.requires_grad for tensor in self._tensors)
         self.is_taken = True
 
     def changed(self) -> list[_Buffer]:
@@ -189,8 +207,8 @@ class _Copies:
     @torch.no_grad()
     def put_back(self) -> None:
         """As they were."""
-        if self._tensors:
-            torch._foreach_copy_(self._tensors, self._copies)
+        for part in self._parts:
+            torch._foreach_copy_(self._tensors[part], self._copies[part])
         self._put_tensors()
 
     @torch.no_grad()
@@ -217,6 +235,10 @@ class _Copies:
     def _put_tensors(self) -> None:
         for buffer, tensor in zip(self._holders, self._tensors, strict=True):
             buffer.put(tensor)
+
+
+def _type_of(tensor: torch.Tensor) -> tuple[str, str]:
+    return str(tensor.device), str(tensor.dtype)
 
 
 def _fit(tensor: torch.Tensor, copy: torch.Tensor) -> bool:

@@ -15,6 +15,7 @@ from returnn.frontend.run_ctx import Loss, RunCtx
 from returnn.log import log
 from returnn.options.training import EngineOptions
 from returnn.torch.batch import Batch
+from returnn.torch.buffer_guard import BufferGuard
 from returnn.torch.device import device_type, move_to_device
 from returnn.torch.errors_context import add_batch_note
 from returnn.torch.messages import nonfinite_text
@@ -39,6 +40,19 @@ class LossSteps(PassHooks):
     _updater: Any  # Updater; custom engines put what they like here
     #: before the next step; None: unknown
     _epochs_done: float | None = None
+    #: None: the model has no buffers
+    _buffer_guard: BufferGuard | None = None
+
+    def _wrap_train_step(self) -> None:
+        super()._wrap_train_step()
+        assert self._model is not None
+        guard = BufferGuard(self._model)
+        if not guard.has_buffers:
+            return
+        self._buffer_guard = guard
+        if isinstance(self._updater, Updater):
+            # Before the hooks that look at the model, e.g. averages of it.
+            self._updater.add_update_hook(guard.after_update, first=True)
 
     def _call_run_train_step(
         self, data: RawBatch | None, run_ctx: RunCtx, step_idx: int
@@ -70,8 +84,15 @@ class LossSteps(PassHooks):
         updater = self._updater if isinstance(self._updater, Updater) else None
         self._tell_train_position(step_idx)
         self._begin_step(step_idx)
+        guard = self._buffer_guard
+        if guard is not None:
+            guard.before_step(step_idx, starts_group=updater is None or not updater.num_accumulated_steps)
+        if updater is not None and data is not None:
+            updater.note_batch(self._train_step, data.get("seq_tag", ()))
         total_loss, losses = self._compute_losses(data, run_ctx, train=True)
         if not self._all_usable(self._loss_is_usable(total_loss, losses, data)):
+            if guard is not None:
+                guard.undo_step()
             if updater is not None:
                 updater.skip_step(step_idx)
         elif data is None and updater is not None and not total_loss.requires_grad:
@@ -169,6 +190,8 @@ class LossSteps(PassHooks):
         if self._options.stop_on_nonfinite_train_score:
             text = nonfinite_text(self.epoch, self._train_step, bad, data)
             print(text, file=log.v1)
+            if self._buffer_guard is not None:
+                self._buffer_guard.undo_step()
             raise NonFiniteLossError(text)
         return math.isfinite(total_loss.item())  # a loss that is only reported does not count
 

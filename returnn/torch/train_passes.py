@@ -21,6 +21,7 @@ from returnn.torch.epoch_position import EpochPosition, TrainPass
 from returnn.torch.inner_checkpoints import InnerCheckpoints
 from returnn.torch.messages import no_data_text
 from returnn.torch.observers.base import completed_losses
+from returnn.torch.optim.skipped_updates import batches_text
 from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import all_updaters
 from returnn.util.seeds import epoch_seed
@@ -168,9 +169,12 @@ class TrainPasses(InnerCheckpoints):
         self._lines.train_pass_ends(report, epoch=self.epoch, num_steps=num_steps, secs=secs, step_secs=step_secs)
         scores = self._finish_pass(report, losses, name="train")
         self._lines.train_scores(report, scores, epoch=self.epoch)
-        num_skipped = sum(updater.finish_epoch().num_skipped for updater in all_updaters(self._updater))
+        updates = [updater.finish_epoch() for updater in all_updaters(self._updater)]
+        num_skipped = sum(of_one.num_skipped for of_one in updates)
         if num_skipped:
-            print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.", file=log.v1)
+            batches = [batch for of_one in updates for batch in of_one.skipped_batches]
+            named = f" {batches_text(batches, num_steps=20)}." if batches else ""
+            print(f"Epoch {self.epoch}: {num_skipped} updates skipped because of inf/nan.{named}", file=log.v1)
         self._after_train_pass()
         self._tell_train_position(None)
         self._pass_frame.ends(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")

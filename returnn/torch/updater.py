@@ -5,7 +5,7 @@ From a loss to changed weights: gradients, accumulation, clipping, optimizer, an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,10 +18,10 @@ from returnn.torch.compiled_step import compile_error
 from returnn.torch.optim.application import GradientApplication, UpdateHook
 from returnn.torch.optim.creation import OptimizerCreation
 from returnn.torch.optim.factory import check_optimizer_options, get_optimizer_class
-from returnn.torch.optim.gradients import gradient_noise_
+from returnn.torch.optim.gradients import gradient_noise_, nan_unless_finite
 from returnn.torch.optim.learning_rate import dynamic_learning_rate, set_learning_rate
 from returnn.torch.optim.param_groups import wrap_user_blacklist_wd_modules
-from returnn.torch.optim.skipped_updates import SkippedUpdates
+from returnn.torch.optim.skipped_updates import SkippedUpdates, StepBatch
 from returnn.torch.optim.state_file import OptimizerStateFile
 from returnn.util.fwd_compat import get_fwd_compat_kwargs
 
@@ -47,6 +47,7 @@ class EpochUpdates:
     num_skipped: int  # because of inf or nan in the gradients
     num_leftover_steps: int  # steps of the incomplete last accumulation group
     leftover_mode: str  # what was done with them: "carry", "drop", "flush"
+    skipped_batches: tuple[StepBatch, ...] = ()  # of the skipped updates, the first ones, if the engine has told them
 
 
 class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
@@ -245,6 +246,8 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
                 "Updater.set_train_position(epoch=, epoch_continuous=, global_train_step=) before each step. Yours does not."
             )
         scaler = self._grad_scaler
+        if loss.device.type != "cpu":
+            loss = nan_unless_finite(loss)
         try:
             (loss if scaler is None else scaler.scale(loss)).backward()
         except RuntimeError as exc:
@@ -257,6 +260,15 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
         if self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx):
             self._update()
 
+    def note_batch(self, step: int, seq_tags: Sequence[object]) -> None:
+        """
+        For what is said about skipped updates. To be called before :meth:`step` or :meth:`skip_step`.
+
+        :param step: number of the training step, over all epochs
+        :param seq_tags: of its sequences
+        """
+        self._skipped_updates.group.append((step, seq_tags))
+
     def skip_step(self, step_idx: int | None = None) -> None:
         """
         Count a step whose loss is inf or nan and must not be used: in place of :meth:`step`. Gradients of other steps of the
@@ -266,7 +278,7 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
         :raises NonFiniteGradientError: too many in succession
         """
         self._group_size += 1
-        self._skipped_updates.count_skipped("the loss is inf or nan, step skipped")
+        self._skipped_updates.count_skipped("the loss is inf or nan, step skipped", only_last_step=True)
         due = self._accum_grad_multiple_step == 1 or self._is_update_due(step_idx)
         if due and self._num_accumulated:
             self._update()
@@ -346,6 +358,7 @@ class Updater(OptimizerCreation, GradientApplication, OptimizerStateFile):
             num_skipped=self._skipped_updates.finish_epoch(),
             num_leftover_steps=leftover,
             leftover_mode=mode,
+            skipped_batches=self._skipped_updates.take_batches(),
         )
         self._num_updates = 0
         return report

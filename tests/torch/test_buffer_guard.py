@@ -54,7 +54,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.sets(st.integers(0, 2))), min_size=4, max_size=12),
     st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_only_what_counts_is_left(groups: list[tuple[int, bool, set[int]]], on_device: bool) -> None:
     """
     Groups of steps, some of which do not count; compared with a model that only does those that do.

@@ -72,6 +72,7 @@ class GradientApplication:
         skipped: bool | torch.Tensor = False
         if not grads and self._num_accumulated == self._num_without_data:
             self._num_accumulated = self._num_without_data = self._group_size = 0
+            self._skipped_updates.update_ends()
             return
         if scaler is not None:
             if self._grad_noise or self._grad_clip or self._grad_clip_norm or self._log_grad_norm:
@@ -97,6 +98,7 @@ class GradientApplication:
             self._reported = grad_norm_loss(self._grad_norm, self._log_grad_norm)
         for hook in self._update_hooks:
             hook(skipped)
+        self._skipped_updates.update_ends()
         self._skipped_updates.check()
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:

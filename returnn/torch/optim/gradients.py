@@ -11,7 +11,7 @@ import torch
 from returnn.frontend.run_ctx import Loss
 from returnn.torch.distributed.tensors import is_sharded, like_parameter
 
-__all__ = ["gradient_noise_", "found_in", "found_nonfinite", "grad_norm_loss"]
+__all__ = ["gradient_noise_", "found_in", "found_nonfinite", "grad_norm_loss", "nan_unless_finite"]
 
 #: Norm factor of a number that shall not count; 0 would count as 1.
 _NO_WEIGHT = 1e-30
@@ -42,6 +42,17 @@ def gradient_noise_(
 @functools.cache
 def _one(device: torch.device) -> torch.Tensor:
     return torch.ones((), dtype=torch.float32, device=device)
+
+
+def nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
+    """
+    Gradients can be finite though the loss is not, e.g. behind a clamp. Not waiting for the device, this makes all of them nan then, on
+    all ranks, so that the update is skipped.
+
+    :param loss: 0-dim
+    :return: the same times 1.0, or times nan if it is inf or nan
+    """
+    return loss * torch.add(_one(loss.device), loss.detach(), alpha=0)
 
 
 def _dense(grad: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
 
 from returnn.errors import NonFiniteGradientError
 from returnn.log import log
 
-__all__ = ["SkippedUpdates"]
+__all__ = ["SkippedUpdates", "StepBatch", "batches_text"]
 
 #: Without waiting for the device, skipped updates are counted there; look at the counters each so many updates.
 _FETCH_INTERVAL = 50
+#: That many steps are named with their sequences at the end of an epoch.
+_MAX_NAMED_STEPS = 20
+#: Steps of one accumulation group that are remembered.
+_MAX_GROUP = 100
+#: Number of a training step over all epochs, and the tags of its sequences.
+StepBatch: TypeAlias = tuple[int, Sequence[object]]
 
 
 class SkippedUpdates:
@@ -25,9 +35,12 @@ class SkippedUpdates:
         self._per_epoch = per_epoch
         self._num_skipped = 0
         self._num_in_succession = 0
-        # Skipped in total, skipped in succession, largest of that. None: nothing was counted there since the last fetch.
-        self._on_device: torch.Tensor | None = None
-        self._num_until_fetch = _FETCH_INTERVAL
+        # Since the last fetch: 1.0 or 0.0 on the device, the batches of that update, whether the skip would be normal.
+        self._on_device: list[tuple[torch.Tensor, list[StepBatch], bool]] = []
+        #: those since the last update; whoever does the steps adds them. Limited, since updaters of users may never take them
+        self.group: collections.deque[StepBatch] = collections.deque(maxlen=_MAX_GROUP)
+        # Of the skipped updates of this epoch, the first ones.
+        self._batches: list[StepBatch] = []
 
     @property
     def num_skipped(self) -> int:
@@ -53,15 +66,38 @@ class SkippedUpdates:
         """An update was applied."""
         self._num_in_succession = 0
 
-    def count_skipped(self, what: str) -> None:
+    def count_skipped(self, what: str, *, only_last_step: bool = False) -> None:
         """
         An update was skipped. Call :meth:`check` after the gradients are cleared.
 
         :param what: for the log
+        :param only_last_step: the others of the accumulation group are used
         """
         self._num_skipped += 1
         self._num_in_succession += 1
-        print(f"Warning: {what} ({self._num_in_succession} in succession, limit {self._threshold}).", file=log.v2)
+        batches = [self.group.pop()] if only_last_step and self.group else self._take_group()
+        self._keep(batches)
+        where = f" {batches_text(batches)}." if batches else ""
+        print(
+            f"Warning: {what} ({self._num_in_succession} in succession, limit {self._threshold}).{where}", file=log.v2
+        )
+
+    def _take_group(self) -> list[StepBatch]:
+        group = list(self.group)
+        self.group.clear()
+        return group
+
+    def _keep(self, batches: Sequence[StepBatch]) -> None:
+        self._batches.extend(batches[: _MAX_NAMED_STEPS - len(self._batches)])
+
+    def update_ends(self) -> None:
+        """The next step begins an accumulation group."""
+        self.group.clear()
+
+    def take_batches(self) -> tuple[StepBatch, ...]:
+        """:return: steps of the updates that were skipped in this epoch, at most 20 of them. Forgets them"""
+        batches, self._batches = self._batches, []
+        return tuple(batches)
 
     def check(self) -> None:
         """
@@ -77,13 +113,11 @@ class SkippedUpdates:
         :param found: float32 scalar: 1.0 if the update was skipped, 0.0 if it was applied
         :raises NonFiniteGradientError: too many in succession, noticed some updates later
         """
-        if self._on_device is None:
-            self._on_device = torch.tensor([0.0, float(self._num_in_succession), 0.0], device=found.device)
-        total, row, longest = self._on_device.unbind()
-        row = (row + found) * found
-        self._on_device = torch.stack([total + found, row, torch.maximum(longest, row)])
-        self._num_until_fetch -= 1
-        if self._num_until_fetch <= 0:
+        self._add_on_device(found, is_normal=False)
+
+    def _add_on_device(self, found: torch.Tensor, *, is_normal: bool) -> None:
+        self._on_device.append((found, self._take_group(), is_normal))
+        if len(self._on_device) >= _FETCH_INTERVAL:
             self.fetch()
 
     def count_normal_on_device(self, found: torch.Tensor) -> None:
@@ -92,14 +126,12 @@ class SkippedUpdates:
 
         :param found: as in :meth:`count_on_device`
         """
-        if self._on_device is None:
-            self._on_device = torch.tensor([0.0, float(self._num_in_succession), 0.0], device=found.device)
-        total, row, longest = self._on_device.unbind()
-        self._on_device = torch.stack([total + found, row, longest])
+        self._add_on_device(found, is_normal=True)
 
     def count_normal(self) -> None:
         """A GradScaler skipped an update."""
         self._num_skipped += 1
+        self._keep(self._take_group())
 
     def fetch(self) -> None:
         """
@@ -107,16 +139,25 @@ class SkippedUpdates:
 
         :raises NonFiniteGradientError: too many in succession
         """
-        self._num_until_fetch = _FETCH_INTERVAL
-        if self._on_device is None:
+        if not self._on_device:
             return
-        total, row, longest = (int(x) for x in self._on_device.tolist())
-        self._on_device = None
+        pending, self._on_device = self._on_device, []
+        total, row, longest = 0, self._num_in_succession, 0
+        skipped: list[StepBatch] = []
+        for found, (_, batches, is_normal) in zip(torch.stack([x[0] for x in pending]).tolist(), pending, strict=True):
+            total += bool(found)
+            if not is_normal:
+                row = row + 1 if found else 0
+                longest = max(longest, row)
+            if found:
+                skipped += batches
         self._num_skipped += total
         self._num_in_succession = row
+        self._keep(skipped)
         if longest:
+            where = f" {batches_text(skipped)}." if skipped else ""
             print(
-                f"Warning: inf or nan in the gradients, {total} updates skipped, at most {longest} in succession.",
+                f"Warning: inf or nan in the gradients, {total} updates skipped, at most {longest} in succession.{where}",
                 file=log.v2,
             )
         if self._threshold is not None and longest >= self._threshold:
@@ -140,3 +181,20 @@ class SkippedUpdates:
             "changed by them. Try a lower learning rate, gradient_clip_norm, or look for the cause with "
             "torch.autograd.set_detect_anomaly."
         )
+
+
+def batches_text(batches: Sequence[StepBatch], *, num_steps: int = 5, num_tags: int = 10) -> str:
+    """
+    :param batches: to name
+    :param num_steps: that many at most
+    :param num_tags: of each step, that many at most
+    :return: e.g. "Step 12: seq-1, seq-2; step 15: seq-3 and 7 more"
+    """
+    parts = []
+    for step, tags in batches[:num_steps]:
+        more = f" and {len(tags) - num_tags} more" if len(tags) > num_tags else ""
+        parts.append(f"step {step}: {', '.join(map(str, tags[:num_tags]))}{more}")
+    if len(batches) > num_steps:
+        parts.append(f"{len(batches) - num_steps} more steps")
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:]
