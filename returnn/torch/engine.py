@@ -44,6 +44,8 @@ from returnn.options.training import EngineOptions
 from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.extern_data import extern_data_template_from_config_opts, extern_data_template_from_dataset
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
+from returnn.torch.data_identity import fingerprints, report_changed_data
+from returnn.torch.determinism import make_deterministic, seeds_text
 from returnn.torch.device import choose_device
 from returnn.torch.distributed.context import init_distributed
 from returnn.torch.distributed.start import (
@@ -106,11 +108,13 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         self._amp_dtype: torch.dtype | None = None
         self._forward_epoch: int | None = None
         self._restart = RestartState()
+        self._fingerprints = {}
 
     def _read_options(self) -> None:
         self._options = EngineOptions.from_config(self.config)
         ranks = init_distributed(self.config)
         self._device: str = choose_device(self._options.device) if ranks is None else str(ranks.device)
+        make_deterministic(self._options.deterministic, device=self._device, random_seed=self._options.random_seed)
         self._dialect_is_mainline = mainline = is_mainline(self.config)
         self._lines = MAINLINE_LINES if mainline else MINI_LINES
         described = ExternDataOptions.from_config(self.config).extern_data
@@ -145,6 +149,8 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         super().init_train(train_data, dev_data, eval_data)
         share_learning_rates(self.learning_rate_control)
         assert self.train_dataset is not None
+        if self._should_write_to_disk():
+            self._fingerprints = fingerprints({"train": self.train_dataset, **self.eval_datasets})
         self._train_dataloader = self._create_data_loader(self.train_dataset)
         self._eval_dataloaders = {name: self._create_data_loader(ds) for name, ds in self.eval_datasets.items()}
 
@@ -153,11 +159,22 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         self._starts_inside = start.step is not None
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
+        print(
+            seeds_text(
+                random_seed=self._options.random_seed,
+                per_epoch=self._dialect_is_mainline or state.world_size > 1,
+                deterministic=bool(self._options.deterministic),
+                datasets=[("train", self.train_dataset), *self.eval_datasets.items()],
+            ),
+            file=log.v3,
+        )
         if self._start_epoch <= self._final_epoch and CheckpointOptions.from_config(self.config).task == "train":
             _start_workers(self._train_dataloader)  # its workers start while the model is made
         if self._network_start is None:
             self._load_model(epoch=self._start_epoch, filename=start.filename)
         self._go_on_inside(start)
+        if start.kind == "resume" and start.filename:
+            report_changed_data(self._restart.data, self._fingerprints, filename=start.filename)
         self._save_model_epoch_interval = CheckpointOptions.from_config(self.config).save_interval
 
         self._set_precision()
@@ -342,6 +359,7 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
                 self.learning_rate_control,
                 first_epoch=self._restart.first_epoch or self._start_epoch,
                 rng_of_others=rng_of_others,
+                data=self._fingerprints,
             ),
         )
 

@@ -23,6 +23,7 @@ _LR_KEY = "learning_rate_control"
 _FIRST_EPOCH_KEY = "first_epoch"
 _RNG_OF_OTHERS_KEY = "rng_state_of_other_ranks"
 _POSITION_KEY = "position"
+_DATA_KEY = "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,8 @@ class RestartState:
     first_epoch: int | None = None
     #: of a checkpoint inside an epoch: where it is in there, see :mod:`returnn.torch.epoch_position`. Any: plain values, tensors
     position: Mapping[str, Any] | None = None
+    #: dataset name -> fingerprint. Any: see :mod:`returnn.datasets.fingerprint`
+    data: Mapping[str, Any] | None = None
 
     @classmethod
     def capture(
@@ -49,6 +52,7 @@ class RestartState:
         rng: RngState | None = None,
         rng_of_others: Sequence[RngState] = (),
         position: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> RestartState:
         """
         :param lr_control: its rates and scores are kept
@@ -56,11 +60,13 @@ class RestartState:
         :param rng: states of the random generators to go on with; None: as they are
         :param rng_of_others: states of the random generators of rank 1, 2, ...
         :param position: inside an epoch; None: the epoch is done. Any: see the attribute
+        :param data: fingerprints of the datasets; None: not known. Any: see the attribute
         :return: state of this process now
         """
         return cls(
             rng=rng or get_rng_state(),
             position=position,
+            data=data,
             rng_of_others=rng_of_others,
             learning_rates=None if lr_control is None else lr_control.to_text(),
             first_epoch=first_epoch,
@@ -74,7 +80,7 @@ class RestartState:
         of_others = checkpoint.get(_RNG_OF_OTHERS_KEY)
         of_others = of_others if isinstance(of_others, list) else []
         rng, text, first = (checkpoint.get(k) for k in (_RNG_KEY, _LR_KEY, _FIRST_EPOCH_KEY))
-        position = checkpoint.get(_POSITION_KEY)
+        position, data = checkpoint.get(_POSITION_KEY), checkpoint.get(_DATA_KEY)
         if state.rank:
             rng = of_others[state.rank - 1] if len(of_others) == state.world_size - 1 else None
         return cls(
@@ -83,6 +89,7 @@ class RestartState:
             learning_rates=text if isinstance(text, str) else None,
             first_epoch=first if isinstance(first, int) else None,
             position=position if isinstance(position, dict) else None,
+            data=data if isinstance(data, dict) else None,
         )
 
     def as_entries(self) -> dict[str, Any]:
@@ -92,6 +99,8 @@ class RestartState:
             entries[_RNG_OF_OTHERS_KEY] = list(self.rng_of_others)
         if self.position is not None:
             entries[_POSITION_KEY] = dict(self.position)
+        if self.data:
+            entries[_DATA_KEY] = dict(self.data)
         return {k: v for k, v in entries.items() if v is not None}
 
     def restore_rng(self) -> bool:
