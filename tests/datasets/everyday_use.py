@@ -11,7 +11,7 @@ import numpy
 from returnn.datasets.basic import Dataset, init_dataset
 from returnn.options.batching import BatchingOptions
 from returnn.options.loader import LoaderOptions
-from returnn.torch.data.loader import EpochSource, create_loader
+from returnn.torch.data.loader import EpochSource, Loader, create_loader
 
 #: One sequence: tag, and data per key.
 Seq = tuple[str, dict[str, numpy.ndarray]]
@@ -30,18 +30,38 @@ def read_epoch(dataset: Dataset, epoch: int) -> list[Seq]:
     return result
 
 
-def read_epoch_of_loader(opts: Any, epoch: int, num_workers: int) -> list[Seq]:
-    """:return: all sequences, as the engine reads them: batches of one sequence, here"""
-    epoch_source = EpochSource(epoch)
-    loader = create_loader(
+def _make_loader(opts: Any, epoch: int, num_workers: int) -> Loader:
+    return create_loader(
         init_dataset(opts),
         batching=BatchingOptions(batch_size=None, max_seqs=1),
         loader=LoaderOptions(num_workers=num_workers),
-        epoch_source=epoch_source,
+        epoch_source=EpochSource(epoch),
         name="train",
     )
+
+
+def read_epoch_of_loader(opts: Any, epoch: int, num_workers: int) -> list[Seq]:
+    """:return: all sequences, as the engine reads them: batches of one sequence, here"""
+    loader = _make_loader(opts, epoch, num_workers)
     try:
         return [_seq_of_batch(batch) for batch in loader]
+    finally:
+        loader.close()
+
+
+def read_rest_of_loader(opts: Any, epoch: int, num_before: int, num_workers: int) -> list[Seq]:
+    """:return: as :func:`read_epoch_of_loader`, but behind some batches with a new loader of a new dataset"""
+    loader = _make_loader(opts, epoch, num_workers)
+    try:
+        batches = iter(loader)
+        before = [_seq_of_batch(next(batches)) for _ in range(num_before)]
+        state = loader.state_dict()
+    finally:
+        loader.close()
+    loader = _make_loader(opts, epoch, num_workers)
+    try:
+        loader.load_state_dict(state)
+        return before + [_seq_of_batch(batch) for batch in loader]
     finally:
         loader.close()
 
@@ -165,6 +185,8 @@ def check_everyday_use(opts: Any, *, random_draws: bool = False, workers: Sequen
             seqs = read_epoch_of_loader(opts, epoch, num_workers)
             assert_same_seqs(seqs, expected, same_order=num_workers <= 1, data=not random_draws)
             by_workers.append(seqs)
+            if not num_workers:
+                assert_same_seqs(read_rest_of_loader(opts, epoch, len(seqs) // 2, 0), seqs)
         for num_workers, seqs in zip(workers, by_workers, strict=True):
             assert_same_seqs(seqs, by_workers[0], same_order=num_workers <= 1)
     return epochs

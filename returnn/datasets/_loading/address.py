@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from returnn.datasets._loading.generators import DrawWatch, Generators
 from returnn.datasets._loading.len_filter import DropReason
+from returnn.datasets._loading.user_code import has_user_code
 
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
@@ -96,14 +97,16 @@ class AddressKeeper:
         """:param dataset: with the order of an epoch"""
         self._dataset = dataset
         self._has_own_state = has_own_state(dataset)
-        self._watch = DrawWatch()
+        # Our own classes do not draw from the global generators.
+        self._watch = DrawWatch() if has_user_code(dataset) else None
         self._num_draws = 0
         self._dataset_state: Any = None  # Any: of the user
         self._newest: SeqAddress | None = None
 
     def reading_begins(self) -> None:
         """The consumer wants the next batch."""
-        self._watch.reading_begins()
+        if self._watch is not None:
+            self._watch.reading_begins()
 
     def seq_begins(self, num_draws: int) -> None:
         """
@@ -112,7 +115,8 @@ class AddressKeeper:
         :param num_draws: so far, from the generator for chunk starts
         """
         self._num_draws = num_draws
-        self._watch.seq_begins()
+        if self._watch is not None:
+            self._watch.seq_begins()
         if self._has_own_state:
             # A copy: the dataset may go on with the same objects.
             self._dataset_state = copy.deepcopy(self._dataset.state_dict())  # type: ignore[attr-defined]
@@ -129,13 +133,15 @@ class AddressKeeper:
         :param dropped: so far
         :return: there, or at the beginning of the batch, if no more is known. None: not known
         """
-        watch = self._watch
-        watch.batch_is_read()
-        if watch.has_drawn and watch.before_seq is None:
-            # The first draws came within this batch: only its beginning is known.
-            return self._newest and self._newest._replace(generators=watch.before_batch)
+        generators = None
+        if self._watch is not None:
+            self._watch.batch_is_read()
+            generators = self._watch.before_seq
+            if generators is None and self._watch.has_drawn:
+                # The first draws came within this batch: only its beginning is known.
+                return self._newest and self._newest._replace(generators=self._watch.before_batch)
         self._newest = SeqAddress(
-            seq_idx, chunk_idx, self._num_draws, batch_idx, dict(dropped), watch.before_seq, self._dataset_state
+            seq_idx, chunk_idx, self._num_draws, batch_idx, dict(dropped), generators, self._dataset_state
         )
         return self._newest
 

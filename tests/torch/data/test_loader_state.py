@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from returnn._state import process_state_ctx
-from returnn.datasets.basic import Dataset
+from returnn.datasets._loading.user_code import has_user_code
+from returnn.datasets.basic import Dataset, init_dataset
 from returnn.errors import DatasetError
 from returnn.options.batching import BatchingOptions, BucketOptions, ChunkingOptions, ChunkStream, OnlineShuffleOptions
 from returnn.options.custom_batching import CustomBatching
@@ -539,6 +540,27 @@ def test_stop_while_waiting_for_a_worker(tmp_path: Path) -> None:
         assert_same_batches(list(make(PerSeqDataset(LENS))), expected)
     finally:
         loader.close()
+
+
+def test_where_code_of_users_may_draw() -> None:
+    corpus = {"class": "Task12AXDataset", "num_seqs": 3}
+    for opts in (
+        corpus,
+        {"class": "StaticDataset", "data": [{"data": numpy.zeros((3, 2), "float32")}]},
+        {
+            "class": "CombinedDataset",
+            "datasets": {"a": corpus},
+            "data_map": {("a", "data"): "data"},
+            "seq_ordering": "default",
+        },
+    ):
+        assert not has_user_code(init_dataset(opts))
+    assert has_user_code(JumpDataset(LENS))
+    assert has_user_code(
+        init_dataset({"class": "PostprocessingDataset", "dataset": corpus, "map_seq": lambda seq, **_: seq})
+    )
+    ordered = {**corpus, "seq_ordering": lambda **_: "default"}
+    assert has_user_code(init_dataset(ordered))
 
 
 def test_plain_values() -> None:
