@@ -87,10 +87,20 @@ def init_faulthandler(sigusr1_chain: bool = False) -> None:
         if install_signal_handler_if_default(signal.SIGUSR1):
             sigusr1_chain = True
         install_signal_handler_if_default(signal.SIGUSR2)
+        atexit.unregister(_ignore_at_exit)
+        atexit.register(_ignore_at_exit)
     if not faulthandler.is_enabled() and _has_fileno(sys.stderr):
         faulthandler.enable()
         if os.name != "nt":
             faulthandler.register(signal.SIGUSR1, all_threads=True, chain=sigusr1_chain)
+
+
+def _ignore_at_exit() -> None:
+    """The interpreter gives them their default action at its end, and then a late one would spoil the exit code."""
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(signum) is signal_handler:
+            faulthandler.unregister(signum)
+            signal.signal(signum, signal.SIG_IGN)
 
 
 def _has_fileno(stream: object) -> bool:

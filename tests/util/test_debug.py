@@ -128,6 +128,26 @@ print("still here")
     assert proc.stdout.endswith("still here\n") and 'File "' in proc.stdout
 
 
+def test_a_signal_at_the_very_end_does_not_spoil_the_exit_code(tmp_path: Path) -> None:
+    code = """
+import atexit, os, signal, sys
+from returnn.util.debug import init_faulthandler
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), signals=(signal.SIGUSR1, signal.SIGUSR2), out=sys.__stdout__):
+        for s in signals:
+            kill(pid, s)
+        out.write("end\\n")
+        out.flush()
+
+sys.late = Late()
+atexit.register(Late().__del__)
+init_faulthandler()
+"""
+    proc = _run(code, tmp_path)
+    assert (proc.returncode, proc.stderr, set(proc.stdout.splitlines())) == (0, "", {"end"})
+
+
 def test_segfault_is_reported(tmp_path: Path) -> None:
     code = """
 import ctypes, sys
