@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 
 from returnn._state import state
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._distrib_files import (
     FileTree,
     check_sub_epoch_dataset,
@@ -132,6 +133,7 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
         self._workers: dict[int, RemoteDataset] = {}
         self._pending: dict[int, tuple[int, InitOptions]] = {}
         self._num_seqs_is_asked = True
+        self._can_jump = False
         self._next_idx = 0
         self._failure: BaseException | None = None
 
@@ -245,6 +247,7 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
         if seq_list is not None or seq_order is not None:
             raise DatasetError(f"{self._where()}: seq_list and seq_order are not possible, the files give the order.")
         super().init_seq_order(epoch=epoch)
+        self._can_jump = False
         self._next_idx = 0
         self._failure = None
         if epoch is None:
@@ -268,7 +271,8 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
             self._num_seqs_is_asked = True
             with self._failing():
                 assert self.epoch is not None
-                self._num_seqs = self._workers[self.epoch].end_init(self._pending[self.epoch][0]).num_seqs
+                result = self._workers[self.epoch].end_init(self._pending[self.epoch][0])
+                self._num_seqs, self._can_jump = result.num_seqs, result.supports_jump
         return super().num_seqs
 
     def finish_epoch(self, *, free_resources: bool = False) -> None:
@@ -299,13 +303,23 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
             if self.epoch in self._pending:
                 _ = self.num_seqs
                 del self._pending[self.epoch]
-            worker.skip(seq_idx - self._next_idx)
+            if self._can_jump and seq_idx - self._next_idx > self._buffer_size:
+                worker.start_stream(seq_idx)
+            else:
+                worker.skip(seq_idx - self._next_idx)
             seq = worker.next_seq()
         self._next_idx = seq_idx + 1
         if seq is None:
             return None
         features, tag, frac = seq
         return DatasetSeq(seq_idx, features, seq_tag=tag, complete_frac=frac)
+
+    def supports_jump(self) -> bool:
+        """See :func:`Dataset.supports_jump`. If the dataset of the sub epoch does, and knows its number of sequences."""
+        try:
+            return self.num_seqs > 0 and self._can_jump and reads_as_its_class(self)
+        except NotImplementedError:
+            return False
 
     # ---- what the datasets know
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy
 
+from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._procs import remote_info
 from returnn.datasets._procs.dataset_client import RemoteDataset, dump_dataset
 from returnn.datasets._procs.dataset_server import DatasetInfo, DatasetJob, InitOptions, InitResult
@@ -87,6 +88,7 @@ class MultiProcDataset(remote_info.RemoteInfoDataset):
         self._order: numpy.ndarray | None = None
         self._positions = range(0)  # in the order of the dataset, of the sequences of this epoch
         self._next_idx = 0
+        self._can_jump = False
         self._max_frac: float | None = None
         self._active: list[RemoteDataset] = []  # dedicated: those that have more
         self._turn = 0
@@ -170,6 +172,7 @@ class MultiProcDataset(remote_info.RemoteInfoDataset):
         self._order = None
         self._positions = range(0)
         self._next_idx = 0
+        self._can_jump = False
         self._max_frac = None
         self._failure = None
         if epoch is None and seq_list is None and seq_order is None:
@@ -207,13 +210,17 @@ class MultiProcDataset(remote_info.RemoteInfoDataset):
         self._num_seqs = len(self._positions)
         others = InitOptions(options.epoch, None, result.order, options.random_per_seq)
         pending = [worker.begin_init(others) for worker in workers[1:]]
-        for i, worker in enumerate(workers):
-            worker.start_stream(
-                self._positions.start + i * self._positions.step, self.num_workers * self._positions.step
-            )
-        self._check_num_seqs(
-            [worker.end_init(id_) for worker, id_ in zip(workers[1:], pending, strict=True)], len(result.order)
-        )
+        self._start_streams(0)
+        results = [worker.end_init(id_) for worker, id_ in zip(workers[1:], pending, strict=True)]
+        self._check_num_seqs(results, len(result.order))
+        self._can_jump = all(res.supports_jump for res in (result, *results))
+
+    def _start_streams(self, start: int) -> None:
+        """:param start: position in the epoch; sequence i comes from process i modulo their number"""
+        num, positions = self.num_workers, self._positions
+        for i, worker in enumerate(self._workers):
+            first = start + (i - start) % num
+            worker.start_stream(positions.start + first * positions.step, num * positions.step)
 
     def _check_num_seqs(self, results: list[InitResult], expected: int) -> None:
         for result in results:
@@ -277,6 +284,9 @@ class MultiProcDataset(remote_info.RemoteInfoDataset):
 
     def _next_by_order(self, seq_idx: int) -> DatasetSeq:
         num = self.num_workers
+        if self._can_jump and seq_idx - self._next_idx > num * self.buffer_size:
+            self._start_streams(seq_idx)
+            self._next_idx = seq_idx
         for i in range(num if seq_idx > self._next_idx else 0):  # sequences that nobody wanted
             first = self._next_idx + (i - self._next_idx) % num
             self._workers[i].skip(len(range(first, seq_idx, num)))
@@ -307,6 +317,13 @@ class MultiProcDataset(remote_info.RemoteInfoDataset):
         if frac is not None:
             frac = self._max_frac = max(frac, self._max_frac or 0.0)
         return DatasetSeq(seq_idx, features, seq_tag=tag, complete_frac=frac)
+
+    def supports_jump(self) -> bool:
+        """
+        See :func:`Dataset.supports_jump`. If the dataset does. Not with sharding_method "dedicated", where the processes
+        take turns until each has no more: which one has a sequence is only known after reading those before.
+        """
+        return self._can_jump and reads_as_its_class(self)
 
     # ---- what the dataset knows
 

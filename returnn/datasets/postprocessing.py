@@ -131,6 +131,9 @@ class PostprocessingDataset(CachedDataset2):
         self._max_frac: float | None = None
         self._failure: BaseException | None = None
         self._expected_num_seqs: int | None = None
+        self._child_can_jump = False
+        #: of the epoch: arguments of init_seq_order. Any: each has its own type
+        self._given_order: tuple[Any, ...] = (None, None, None)
 
     _getnewargs_remap = {"dataset": "_dataset_def"}
 
@@ -181,16 +184,13 @@ class PostprocessingDataset(CachedDataset2):
         if epoch is None and seq_list is None and seq_order is None:
             self._num_seqs = 0
             return True
+        # A class of the user may have the methods to read alone.
+        self._child_can_jump = hasattr(self._dataset, "supports_jump") and bool(self._dataset.supports_jump())
         self._expected_num_seqs = known_num_seqs(self._dataset) if self._preserves_num_seqs else None
         self._num_seqs = self._expected_num_seqs
         if self._num_workers:
-            try:
-                self._get_pool().start_pass(
-                    _iter_seqs(self._dataset), [self._pass_options(epoch, i) for i in range(self._num_workers)]
-                )
-            except BaseException:
-                self.close()
-                raise
+            self._given_order = epoch, seq_list, seq_order
+            self._start_pool(0)
             return True
         options = self._pass_options(epoch, 0)
         self._mapper = Mapper(self._funcs, epoch=epoch, seed=options.seed, per_seq_seed=options.per_seq_seed)
@@ -198,9 +198,27 @@ class PostprocessingDataset(CachedDataset2):
             self._results = self._mapper.map_stream(_iter_seqs(self._dataset))
         return True
 
-    def _pass_options(self, epoch: int | None, worker: int) -> PassOptions:
+    def _start_pool(self, start: int) -> None:
+        """:param start: first sequence that it reads; the order of the wrapped dataset is known"""
+        options = [self._pass_options(self._given_order[0], i, start) for i in range(self._num_workers)]
+        try:
+            self._get_pool().start_pass(_iter_seqs(self._dataset, start), options)
+        except BaseException:
+            self.close()
+            raise
+        self._next_idx = start
+
+    def _jump(self, seq_idx: int) -> None:
+        """The pool has read ahead, maybe farther than that."""
+        self._stop_pass()
+        epoch, seq_list, seq_order = self._given_order
+        self._dataset.init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
+        self._start_pool(seq_idx)
+
+    def _pass_options(self, epoch: int | None, worker: int, start: int = 0) -> PassOptions:
         seed = self._get_random_seed_for_epoch(epoch)
-        return PassOptions(epoch, worker_seed(seed, worker, self._num_workers), seed if self._is_per_seq else None)
+        own_seed = worker_seed(seed, worker, self._num_workers)
+        return PassOptions(epoch, own_seed, seed if self._is_per_seq else None, start)
 
     @property
     def _is_per_seq(self) -> bool:
@@ -268,6 +286,8 @@ class PostprocessingDataset(CachedDataset2):
 
     def _next_from_stream(self, seq_idx: int) -> Seq | None:
         seq: Seq | None = None
+        if seq_idx - self._next_idx > self._num_workers * self._buf_size and self.supports_jump():
+            self._jump(seq_idx)
         while self._next_idx <= seq_idx:
             seq = self._next_result()
             if seq is None:
@@ -311,9 +331,7 @@ class PostprocessingDataset(CachedDataset2):
         """
         if self._map_seq is None or not self._is_per_seq or not is_plain_function(self._map_seq):
             return False
-        if self._num_workers:  # the wrapped dataset is read ahead by another thread
-            return False
-        return reads_as_its_class(self) and self._dataset.supports_jump()
+        return self._child_can_jump and reads_as_its_class(self)
 
     # ---- what the data is
 
@@ -382,8 +400,8 @@ class PostprocessingDataset(CachedDataset2):
         return self._dataset.get_all_tags()
 
 
-def _iter_seqs(dataset: Dataset) -> Iterator[Seq]:
-    idx = 0
+def _iter_seqs(dataset: Dataset, start: int = 0) -> Iterator[Seq]:
+    idx = start
     while dataset.is_less_than_num_seqs(idx):
         yield _load(dataset, idx)
         idx += 1

@@ -184,8 +184,9 @@ def test_jump(tmp_path: Path) -> None:
         def __call__(self, **kwargs: Any) -> Any:
             return kwargs["audio"]
 
-    for other in ({"random_state_per_seq": False}, {"audio": {"features": "raw", "pre_process": WithState()}}):
-        dataset = init_dataset({**opts, **other})
+    stateful = {"features": "raw", "pre_process": WithState()}
+    for changed in ({**opts, "random_state_per_seq": False}, {**opts, "audio": stateful}):
+        dataset = init_dataset(changed)
         dataset.set_random_per_seq(True)
         dataset.init_seq_order(epoch=1)
         assert not dataset.supports_jump()

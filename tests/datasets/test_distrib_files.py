@@ -21,7 +21,7 @@ from returnn.datasets._distrib_files import distribute_evenly, leaves_of, load_f
 from returnn.datasets.basic import init_dataset
 from returnn.datasets.distrib_files import DistributeFilesDataset
 from returnn.errors import DataFileError, DatasetError, DatasetOptionError, WorkerError
-from tests.datasets.everyday_use import check_everyday_use, read_epoch
+from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
 from tests.datasets.proc_datasets import GOLDEN, assert_golden, iter_all, wait_gone
 from tests.datasets.proc_functions import cached_hdf_of_files, hdf_of_files
 
@@ -164,6 +164,10 @@ def test_shards(files: list[str], make: Any) -> None:
 
 def test_everyday_use(files: list[str]) -> None:
     check_everyday_use(distrib(files, _RANDOM_ORDER, seq_ordering="random"), workers=(0, 2))
+
+
+def test_jump(files: list[str], make: Any) -> None:
+    check_jump(distrib(files, _RANDOM_ORDER, seq_ordering="random"), epochs=(1,), positions=3)
 
 
 def test_cached_files(files: list[str], tmp_path: Path, make: Any) -> None:

@@ -46,7 +46,7 @@ LM_PHONES = {
     "phone_info": {"lexicon_file": str(LM / "lexicon.xml"), "repetition": 0.5},
     "add_random_phone_seqs": 1,
 }
-STATIC = {
+STATIC: dict[str, Any] = {
     "class": "StaticDataset",
     "data": [{"data": numpy.full((i % 4 + 1, 2), i, "f"), "classes": numpy.arange(i % 3)} for i in range(13)],
     "seq_ordering": "laplace:.2",

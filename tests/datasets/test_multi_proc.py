@@ -17,7 +17,7 @@ import pytest
 
 from returnn.datasets.basic import init_dataset
 from returnn.errors import DatasetError, DatasetOptionError, WorkerError
-from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch
+from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, check_jump, read_epoch
 from tests.datasets.proc_datasets import (
     GOLDEN,
     RandomDrawsDataset,
@@ -28,6 +28,7 @@ from tests.datasets.proc_datasets import (
     iter_all,
     wait_gone,
 )
+from tests.datasets.test_jump import OGG_TEXTS
 from tests.helpers import ROOT, program_env
 
 _CASES: dict[str, Any] = json.loads((GOLDEN / "main_wrappers.json").read_text())
@@ -91,6 +92,23 @@ def test_same_as_child(child: str, buffer_size: int, make: Any) -> None:
 
 def test_everyday_use() -> None:
     check_everyday_use(multi_proc(hdf(seq_ordering="random", partition_epoch=2)))
+
+
+@pytest.mark.parametrize("child", ["hdf", "ogg"])
+def test_jump(child: str) -> None:
+    """The processes begin there: with draws per sequence, and also before what they have read ahead already."""
+    opts = OGG_TEXTS if child == "ogg" else hdf(seq_ordering="random", partition_epoch=2)
+    check_jump(multi_proc(opts, 2, 1), positions=2, epochs=(2,))
+
+
+def test_cannot_jump(make: Any) -> None:
+    for dataset in (
+        make(multi_proc({"class": RandomDrawsDataset}, 1)),
+        make(multi_proc(hdf(), 1, sharding_method="dedicated")),
+    ):
+        assert not dataset.supports_jump()
+        dataset.init_seq_order(epoch=1)
+        assert not dataset.supports_jump()
 
 
 @pytest.mark.slow

@@ -18,7 +18,13 @@ from returnn.datasets.basic import DatasetSeq, init_dataset
 from returnn.datasets.postprocessing import LaplaceOrdering, PostprocessingDataset, Sequential
 from returnn.errors import DatasetError, DatasetOptionError, WorkerError
 from returnn.tensor import Dim
-from tests.datasets.everyday_use import assert_same_seqs, check_everyday_use, read_epoch, read_epoch_of_loader
+from tests.datasets.everyday_use import (
+    assert_same_seqs,
+    check_everyday_use,
+    check_jump,
+    read_epoch,
+    read_epoch_of_loader,
+)
 from tests.datasets.proc_datasets import GOLDEN, UnknownNumDataset, assert_golden, hdf, iter_all, wait_gone, wait_until
 from tests.datasets.proc_functions import (
     add_random,
@@ -165,6 +171,13 @@ def test_delegates_and_orders(make: Any) -> None:
 def test_everyday_use() -> None:
     opts = postproc(hdf(seq_ordering="random"), map_seq=add_random)
     check_everyday_use(opts, random_draws=True)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_jump_with_processes(num_workers: int) -> None:
+    """Without processes: test_jump.py."""
+    opts = postproc(hdf(seq_ordering="random"), map_seq=add_random, num_workers=num_workers)
+    check_jump(opts, positions=2, epochs=(2,))
 
 
 @pytest.mark.slow

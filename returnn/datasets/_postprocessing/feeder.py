@@ -108,7 +108,7 @@ class MapPool:
             worker.process.send(("pass", self._pass_id, opts))
             self._free_slots(worker)
         self._active = list(self._workers)
-        self._turn = 0
+        self._turn = options[0].start % len(self._workers)
         self._positions = [0] * len(self._workers)
         self._thread = threading.Thread(
             target=self._run, args=(seqs,), name="PostprocessingDataset feeder", daemon=True

@@ -45,11 +45,13 @@ class PassOptions:
     :param epoch: for the functions
     :param seed: for the generator of this process
     :param per_seq_seed: see :class:`Mapper`
+    :param start: position of the first sequence that the processes get
     """
 
     epoch: int | None
     seed: int
     per_seq_seed: int | None
+    start: int = 0
 
 
 class _PassAborted(BaseException):
@@ -87,7 +89,7 @@ class _Worker:
         self._builder = BlockBuilder(self._job.buf_size)
         self._epoch = options.epoch
         try:
-            for seq in mapper.map_stream(self._iter_inputs()):
+            for seq in mapper.map_stream(self._iter_inputs(options.start)):
                 for block in self._builder.add(seq.features, seq.tag, seq.frac):
                     self._send(block)
             self._flush(wait=True)
@@ -100,8 +102,8 @@ class _Worker:
             return
         self._conn.send(("end", self._pass_id))
 
-    def _iter_inputs(self) -> Iterator[Seq]:
-        idx = self._job.index
+    def _iter_inputs(self, start: int) -> Iterator[Seq]:
+        idx = start + (self._job.index - start) % self._job.num_workers
         page = current_page()
         while True:
             while not self._inputs and not self._is_input_end:

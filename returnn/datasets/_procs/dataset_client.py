@@ -117,12 +117,14 @@ class RemoteDataset:
 
     def start_stream(self, start: int = 0, step: int = 1) -> None:
         """
-        Let the process read every step-th sequence from the given one on.
+        Let the process read every step-th sequence from the given one on. A stream before it ends. In a second stream of
+        an epoch, the dataset must support jumps.
 
         :param start: position in the order of the epoch
         :param step: -
         """
         self._stream_id = self._request("stream", start, step)
+        self._blocks.clear()
         self._at_end = False
         self._pos = 0
 

@@ -96,11 +96,13 @@ class InitResult:
     :param num_seqs: None: not known
     :param order: corpus indices, if wanted and known
     :param order_error: why the order is not known
+    :param supports_jump: see :func:`Dataset.supports_jump`
     """
 
     num_seqs: int | None
     order: numpy.ndarray | None = None
     order_error: str = ""
+    supports_jump: bool = False
 
 
 def make_info(dataset: Dataset) -> DatasetInfo:
@@ -151,6 +153,8 @@ class _Server:
         self._blocks: Iterator[SeqBlock] | None = None
         self._stream_id = -1
         self._epoch: int | None = None
+        self._options: InitOptions | None = None  # of the epoch
+        self._last_loaded = -1  # in the epoch, one by one
         self._position: int | None = None  # at work
         self._tag: str | None = None
 
@@ -171,7 +175,7 @@ class _Server:
                 self._dataset = None
             elif kind == "stream":
                 self._stream_id = message[1]
-                self._blocks = self._iter_blocks(message[2], message[3])
+                self._begin_stream(message[2], message[3])
             else:
                 self._answer(message)
 
@@ -224,15 +228,28 @@ class _Server:
         if hasattr(dataset, "set_random_per_seq"):  # else a class of the user with the methods to read alone
             dataset.set_random_per_seq(options.random_per_seq)
         dataset.init_seq_order(epoch=options.epoch, seq_list=options.seq_list, seq_order=options.seq_order)
+        self._options, self._last_loaded = options, -1
         order, order_error = None, ""
         if options.want_order:
             try:
                 order = numpy.asarray(dataset.get_current_seq_order(), dtype=numpy.int64)
             except (NotImplementedError, AssertionError) as exc:  # the ways of the peers' classes to say it
                 order_error = f"{type(exc).__name__}: {exc}"
-        return InitResult(known_num_seqs(dataset), order, order_error)
+        supports_jump = hasattr(dataset, "supports_jump") and bool(dataset.supports_jump())
+        return InitResult(known_num_seqs(dataset), order, order_error, supports_jump)
 
     # ---- reading ahead
+
+    def _begin_stream(self, start: int, step: int) -> None:
+        """A second one in an epoch may begin before what was read ahead for the first one."""
+        options = self._options
+        try:
+            if options is not None and start <= self._last_loaded:
+                self._init(InitOptions(options.epoch, options.seq_list, options.seq_order, options.random_per_seq))
+        except Exception as exc:
+            self._send_error(self._stream_id, exc)
+            return
+        self._blocks = self._iter_blocks(start, step)
 
     def _send_block(self, blocks: Iterator[SeqBlock]) -> None:
         try:
@@ -275,6 +292,7 @@ class _Server:
             if page is not None and is_tag_known:
                 page.at(position, dataset.get_tag(position))
             dataset.load_seqs(position, position + 1)
+            self._last_loaded = position
             self._tag = dataset.get_tag(position)
             if page is not None:
                 page.have_read(str(self._tag))
