@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from returnn.errors import OptionError
 from returnn.options.registry import Option, declare, read
@@ -39,6 +39,14 @@ declare(
         tasks=("train",),
     ),
     Option(
+        "deterministic",
+        'bool | "strict"',
+        False,
+        "True: torch uses deterministic algorithms, the generators of numpy and random are seeded, and the log names what can still "
+        'differ; operations without such an algorithm warn. "strict": they are errors. Costs speed on GPUs.',
+        tasks=("train", "forward", "eval", "initialize_model"),
+    ),
+    Option(
         "amp_in_forward",
         "bool",
         False,
@@ -57,6 +65,15 @@ def _bool(config: Config | Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
+def _deterministic(config: Config | Mapping[str, Any]) -> bool | Literal["strict"]:
+    value = read(config, "deterministic")
+    if value == "strict":
+        return "strict"
+    if value is not None and (not isinstance(value, (bool, int)) or value not in (0, 1)):
+        raise OptionError("deterministic", expected='True, False, or "strict"', got=value)
+    return bool(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class EngineOptions:
     """Read once when the engine is created."""
@@ -65,6 +82,7 @@ class EngineOptions:
     random_seed: int
     stop_on_nonfinite_train_score: bool
     amp_in_forward: bool
+    deterministic: bool | Literal["strict"] = False
 
     @classmethod
     def from_config(cls, config: Config | Mapping[str, Any]) -> EngineOptions:
@@ -83,4 +101,5 @@ class EngineOptions:
             random_seed=seed,
             stop_on_nonfinite_train_score=_bool(config, "stop_on_nonfinite_train_score"),
             amp_in_forward=_bool(config, "amp_in_forward"),
+            deterministic=_deterministic(config),
         )

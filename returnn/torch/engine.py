@@ -45,7 +45,7 @@ from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.extern_data import extern_data_template_from_config_opts, extern_data_template_from_dataset
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
 from returnn.torch.data_identity import fingerprints, report_changed_data
-from returnn.torch.determinism import make_deterministic, seeds_text
+from returnn.torch.determinism import make_deterministic, print_seeds
 from returnn.torch.device import choose_device
 from returnn.torch.distributed.context import init_distributed
 from returnn.torch.distributed.start import (
@@ -114,7 +114,7 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         self._options = EngineOptions.from_config(self.config)
         ranks = init_distributed(self.config)
         self._device: str = choose_device(self._options.device) if ranks is None else str(ranks.device)
-        make_deterministic(self._options.deterministic, device=self._device, random_seed=self._options.random_seed)
+        make_deterministic(self._options, device=self._device)
         self._dialect_is_mainline = mainline = is_mainline(self.config)
         self._lines = MAINLINE_LINES if mainline else MINI_LINES
         described = ExternDataOptions.from_config(self.config).extern_data
@@ -159,14 +159,9 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         self._starts_inside = start.step is not None
         self._final_epoch = self.config_get_final_epoch(self.config)
         print_start(start, final_epoch=self._final_epoch, lr_control=self.learning_rate_control)
-        print(
-            seeds_text(
-                random_seed=self._options.random_seed,
-                per_epoch=self._dialect_is_mainline or state.world_size > 1,
-                deterministic=bool(self._options.deterministic),
-                datasets=[("train", self.train_dataset), *self.eval_datasets.items()],
-            ),
-            file=log.v3,
+        seeds_per_epoch = self._dialect_is_mainline or self._distributed is not None
+        print_seeds(
+            self._options, per_epoch=seeds_per_epoch, datasets={"train": self.train_dataset, **self.eval_datasets}
         )
         if self._start_epoch <= self._final_epoch and CheckpointOptions.from_config(self.config).task == "train":
             _start_workers(self._train_dataloader)  # its workers start while the model is made
