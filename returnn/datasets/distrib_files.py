@@ -267,13 +267,16 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
     @property
     def num_seqs(self) -> int:
         """:return: see :func:`Dataset.num_seqs`; waits until the process of the epoch knows it"""
+        self._wait_for_order()
+        return super().num_seqs
+
+    def _wait_for_order(self) -> None:
         if not self._num_seqs_is_asked and self._num_seqs is None and self._failure is None:
             self._num_seqs_is_asked = True
             with self._failing():
                 assert self.epoch is not None
                 result = self._workers[self.epoch].end_init(self._pending[self.epoch][0])
                 self._num_seqs, self._can_jump = result.num_seqs, result.supports_jump
-        return super().num_seqs
 
     def finish_epoch(self, *, free_resources: bool = False) -> None:
         """See :func:`Dataset.finish_epoch`."""
@@ -301,7 +304,7 @@ class DistributeFilesDataset(remote_info.RemoteInfoDataset):
             worker = self._workers[self.epoch]
             # So that the next time this epoch is begun, it begins again.
             if self.epoch in self._pending:
-                _ = self.num_seqs
+                self._wait_for_order()
                 del self._pending[self.epoch]
             if self._can_jump and seq_idx - self._next_idx > self._buffer_size:
                 worker.start_stream(seq_idx)

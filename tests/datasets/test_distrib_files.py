@@ -22,7 +22,7 @@ from returnn.datasets.basic import init_dataset
 from returnn.datasets.distrib_files import DistributeFilesDataset
 from returnn.errors import DataFileError, DatasetError, DatasetOptionError, WorkerError
 from tests.datasets.everyday_use import check_everyday_use, check_jump, read_epoch
-from tests.datasets.proc_datasets import GOLDEN, assert_golden, iter_all, wait_gone
+from tests.datasets.proc_datasets import GOLDEN, UnknownNumDataset, assert_golden, iter_all, wait_gone
 from tests.datasets.proc_functions import cached_hdf_of_files, hdf_of_files
 
 _CASES: dict[str, Any] = json.loads((GOLDEN / "main_wrappers.json").read_text())
@@ -168,6 +168,20 @@ def test_everyday_use(files: list[str]) -> None:
 
 def test_jump(files: list[str], make: Any) -> None:
     check_jump(distrib(files, _RANDOM_ORDER, seq_ordering="random"), epochs=(1,), positions=3)
+
+
+def _unknown_number(files: Any) -> dict[str, Any]:
+    return {"class": UnknownNumDataset, "seq_ordering": "default", "num": len(files) + 2}
+
+
+def test_unknown_number_of_seqs(files: list[str], make: Any) -> None:
+    """E.g. with map_seq_stream."""
+    dataset = make(distrib(files, _unknown_number, partition_epoch=1))
+    for _ in range(2):
+        dataset.init_seq_order(epoch=1)
+        assert not dataset.supports_jump()
+        assert list(iter_all(dataset)) == [f"u-{i}" for i in range(len(files) + 2)]
+        assert dataset.num_seqs == len(files) + 2
 
 
 def test_cached_files(files: list[str], tmp_path: Path, make: Any) -> None:
