@@ -11,6 +11,7 @@ import numpy
 
 from returnn.datasets._loading.buckets import Buckets
 from returnn.options.custom_batching import BucketOptions
+from returnn.torch.data.shuffling import DEFAULT_SEED, shuffling_rng
 from returnn.torch.data.stages import IterStage
 
 __all__ = ["BucketOrderingIterDataPipe"]
@@ -36,7 +37,7 @@ class BucketOrderingIterDataPipe(IterStage):
         :param buckets: pairs of maximal length in frames, and number of sequences of a full bucket
         :param length_key: the length is the first axis of this data key
         :param random_bucket_prob: with this probability, a sequence goes to a random one of all buckets it fits into
-        :param seed: for that. None: random
+        :param seed: for that. None: random, but the same in each run within torch_batching
         :raises ConfigError: no buckets, or invalid ones
         """
         super().__init__(dataset)
@@ -44,6 +45,10 @@ class BucketOrderingIterDataPipe(IterStage):
         self._rng = numpy.random.RandomState(seed)
         #: Number of dropped sequences of the newest pass.
         self.num_dropped = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """See the base."""
+        self._rng = shuffling_rng(self._options.seed, default_seed=DEFAULT_SEED, epoch=epoch)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """:return: batches: lists of sequences"""

@@ -5,6 +5,7 @@ Batches by a pipeline of the user: the option torch_batching.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,11 @@ class PipelineBatching:
             bottom = _SeqsOfPass()
             self._pipeline = bottom, make_batches(self._batching, bottom, train=self._train)
         bottom, batches = self._pipeline
-        bottom.start(seqs)
+        first = next(seqs, None)
+        if first is None:
+            return
+        _start_epoch(batches, int(first["epoch"]))
+        bottom.start(itertools.chain([first], seqs))
         for batch in batches:
             if not isinstance(batch, (list, tuple)) or not all(
                 isinstance(seq, dict) and "seq_tag" in seq for seq in batch
@@ -97,6 +102,13 @@ class PipelineBatching:
                 )
             if batch:
                 yield batch
+
+
+def _start_epoch(pipeline: object, epoch: int) -> None:
+    """:param pipeline: stages of ours, or of the user at any place, which end the search"""
+    while isinstance(pipeline, IterStage):
+        pipeline.start_epoch(epoch)
+        pipeline = pipeline._dataset
 
 
 def make_batches(

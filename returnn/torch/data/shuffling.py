@@ -15,7 +15,10 @@ from returnn.options.batching import OnlineShuffleOptions
 from returnn.torch.data.running_pass import RunningPass
 from returnn.torch.data.stages import IterStage
 
-__all__ = ["ShufflingDataPipe", "shuffle_block", "shuffle_blocks", "shuffling_rng"]
+#: Of stages without one, if a loader iterates over them.
+DEFAULT_SEED = 42
+
+__all__ = ["DEFAULT_SEED", "ShufflingDataPipe", "shuffle_block", "shuffle_blocks", "shuffling_rng"]
 
 
 class ShufflingDataPipe(IterStage):
@@ -36,7 +39,7 @@ class ShufflingDataPipe(IterStage):
         :param dataset: batches (lists of sequences), or sequences. Any: either
         :param buffer_size: items in a block, at least 1
         :param monotonic_data_keys: of each sequence
-        :param seed: None: random
+        :param seed: None: random, but the same in each run within torch_batching
         :raises ConfigError: invalid size
         """
         super().__init__(dataset)
@@ -56,6 +59,10 @@ class ShufflingDataPipe(IterStage):
                 yield from self._shuffled(block)
                 block = []
         yield from self._shuffled(block)
+
+    def start_epoch(self, epoch: int) -> None:
+        """See the base."""
+        self._rng = shuffling_rng(self._seed, default_seed=DEFAULT_SEED, epoch=epoch)
 
     def _shuffled(self, block: list[Any]) -> list[Any]:
         order = [block[i] for i in self._rng.permutation(len(block))]

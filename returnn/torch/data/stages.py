@@ -29,6 +29,14 @@ class IterStage(torch.utils.data.IterableDataset):
         """:return: the items of one pass. Any: sequences, or batches of them"""
         raise NotImplementedError(f"{type(self).__name__}.__iter__")
 
+    def start_epoch(self, epoch: int) -> None:
+        """
+        Bring the random generator of the stage, if it has one, to where it is at the start of an epoch: a training that is
+        started again gets the batches of an uninterrupted one. The loader calls it before each pass.
+
+        :param epoch: in the first one, draws are those of a new stage
+        """
+
     def __getitem__(self, index: int) -> Any:  # Any: as above
         """Not supported: there is only the order of iteration."""
         raise TypeError(f"{type(self).__name__} can only be iterated over")

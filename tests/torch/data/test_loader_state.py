@@ -24,8 +24,10 @@ from returnn.errors import DatasetError
 from returnn.options.batching import BatchingOptions, BucketOptions, ChunkingOptions, ChunkStream, OnlineShuffleOptions
 from returnn.options.custom_batching import CustomBatching
 from returnn.options.loader import LoaderOptions
+from returnn.torch.data.bucketing import BucketOrderingIterDataPipe
 from returnn.torch.data.loader import EpochSource, Loader, create_loader
 from returnn.torch.data.loader_state import from_plain, to_plain
+from returnn.torch.data.shuffling import ShufflingDataPipe
 from returnn.torch.rng_state import get_rng_state, set_rng_state
 from returnn.util import stop_request
 from tests.datasets.loading_datasets import BulkDataset, PerSeqDataset, SelfShardingDataset, StreamDataset
@@ -343,6 +345,24 @@ def _pairs(dataset: Any, *, train: bool, **_kwargs: Any) -> Iterator[list[Any]]:
 
 def _growing(*, seq_idx: int, **_kwargs: Any) -> int:  # Any: what other versions give
     return 1 + seq_idx // 4
+
+
+def _shuffled(dataset: Any, **_kwargs: Any) -> Iterator[list[Any]]:  # Any: an option of the user
+    buckets = BucketOrderingIterDataPipe(dataset, buckets=[(6, 2), (12, 3)], length_key="data", random_bucket_prob=0.5)
+    return ShufflingDataPipe(buckets, buffer_size=4, seed=3)  # type: ignore[return-value]
+
+
+def test_stages_with_random_generators() -> None:
+    """What they draw does not depend on the epochs before, which another process may have had."""
+    batching = BatchingOptions(custom=CustomBatching(function=_shuffled))
+    for num_batches in (1, 5):
+        check_restart(PerSeqDataset(LENS), num_batches, batching=batching, passes_before=1)
+    orders = []
+    for epoch in (1, 2):
+        orders.append(
+            [batch["scalar"].tolist() for batch in make(PerSeqDataset(LENS, shuffled=False), 0, batching, epoch=epoch)]
+        )
+    assert orders[0] != orders[1]
 
 
 @pytest.mark.parametrize("cls", [BulkDataset, JumpDataset])
