@@ -245,11 +245,7 @@ class InnerCheckpoints(InnerStart):
         """:raises TrainingStopped: all is written"""
         assert self._writer is not None
         self._writer.wait()
-        print(
-            f"Stopping ({reason}) in {self.get_epoch_str()}, after training step {self._train_step}. All is saved, the next start "
-            "goes on here.",
-            file=log.v1,
-        )
+        print(f"Stopping ({reason}) in {self.get_epoch_str()}, after training step {self._train_step}.", file=log.v1)
         raise TrainingStopped(reason)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def whole_and_parts(
     kill_after: set[int] | None = None,
     stops_in_eval: dict[int, int] | None = None,
     make_config: Callable[[str, dict[str, Any]], Config] | None = None,
+    engine_class: type[Interrupted] = Interrupted,
     in_parts: dict[str, Any] | None = None,
 ) -> list[str]:
     """
@@ -100,11 +102,17 @@ def whole_and_parts(
     :param kill_after: such numbers
     :param stops_in_eval: how often in the evaluation after so many training steps
     :param make_config: of the folder of the files, and the options
+    :param engine_class: of both runs
     :param in_parts: options for that run only
     :return: how the parts ended
     """
     make_config = make_config or _config_in
-    whole, ended = _run(make_config("whole", opts), seed=1)
+    for name in ("stop_after", "kill_after"):
+        monkeypatch.setattr(Interrupted, name, frozenset())
+    monkeypatch.setattr(Interrupted, "stops_in_eval", {})
+    for folder in ("whole", "parts"):
+        shutil.rmtree(folder, ignore_errors=True)
+    whole, ended = _run(make_config("whole", opts), seed=1, engine_class=engine_class)
     assert ended == "done"
     kills = set(kill_after or ())
     num_stops = len(stop_after) + len(kills) + sum((stops_in_eval or {}).values())
@@ -113,7 +121,7 @@ def whole_and_parts(
     ends = []
     for seed in [1, *range(100, 130)]:
         monkeypatch.setattr(Interrupted, "kill_after", frozenset(kills))
-        parts, ended = _run(make_config("parts", {**opts, **(in_parts or {})}), seed=seed)
+        parts, ended = _run(make_config("parts", {**opts, **(in_parts or {})}), seed=seed, engine_class=engine_class)
         ends.append(ended)
         if ended == "killed":
             kills.remove(parts._train_step)
@@ -157,7 +165,7 @@ def test_stopped_and_continued(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     whole_and_parts({}, monkeypatch, stop_after={2, 3, 6})
     out = capsys.readouterr().out
     assert "Start: resume inside epoch 1, after training step 2 (over all epochs), from parts/epoch.001.step2" in out
-    assert "Stopping (test) in epoch 1, after training step 2. All is saved, the next start goes on here." in out
+    assert "Stopping (test) in epoch 1, after training step 2." in out
 
 
 def test_killed_and_continued(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +208,22 @@ def test_stopped_in_the_evaluation(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Stopping (test in eval) in epoch 1" in out
     assert f"Save checkpoint inside the epoch under parts/epoch.001.step{per_epoch}.pt" in out
     assert f"parts/epoch.002.step{2 * per_epoch}.pt" not in out, "that of the epoch is there"
+
+
+class SomeNonFinite(Interrupted):
+    """In some steps, data are inf."""
+
+    def _call_run_train_step(self, data: Any, run_ctx: RunCtx, step_idx: int) -> Any:  # Any: as in the base
+        if self._train_step in (1, 7):
+            data = {**data, "data": data["data"] * float("inf")}
+        return super()._call_run_train_step(data, run_ctx, step_idx)
+
+
+def test_skipped_steps_are_remembered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    opts = {"stop_on_nonfinite_train_score": False, "accum_grad_multiple_step": 3, "max_seqs": 2}
+    lines = []
+    for stop_after in ({1, 2, 3, 5, 8}, set[int]()):
+        whole_and_parts(opts, monkeypatch, stop_after=stop_after, engine_class=SomeNonFinite)
+        out = capsys.readouterr().out
+        lines.append([line for line in out.splitlines() if "updates skipped because of inf/nan" in line])
+    assert len(lines[1]) == 4 and lines[0] == lines[1]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -47,10 +47,6 @@ class SkippedUpdates:
         """Skipped in this epoch. Waits for the device."""
         self.fetch()
         return self._num_skipped
-
-    @num_skipped.setter
-    def num_skipped(self, num: int) -> None:
-        self._num_skipped = num
 
     @property
     def num_in_succession(self) -> int:
@@ -98,6 +94,25 @@ class SkippedUpdates:
         """:return: steps of the updates that were skipped in this epoch, at most 20 of them. Forgets them"""
         batches, self._batches = self._batches, []
         return tuple(batches)
+
+    def epoch_state(self) -> dict[str, Any]:
+        """
+        :return: what is counted in the running epoch, for a checkpoint inside it. Any: plain values. Waits for the device
+        :raises NonFiniteGradientError: too many in succession
+        """
+        self.fetch()
+        return {
+            "num_skipped": self._num_skipped,
+            "batches": [_plain(batch) for batch in self._batches],
+            "group": [_plain(batch) for batch in self.group],
+        }
+
+    def load_epoch_state(self, state: Mapping[str, Any]) -> None:
+        """:param state: of :meth:`epoch_state`. Any: as there"""
+        self._num_skipped = int(state["num_skipped"])
+        self._batches = [(step, tuple(tags)) for step, tags in state["batches"]]
+        self.group.clear()
+        self.group.extend((step, tuple(tags)) for step, tags in state["group"])
 
     def check(self) -> None:
         """
@@ -198,3 +213,9 @@ def batches_text(batches: Sequence[StepBatch], *, num_steps: int = 5, num_tags: 
         parts.append(f"{len(batches) - num_steps} more steps")
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def _plain(batch: StepBatch) -> tuple[int, list[str]]:
+    """:return: for a file that is loaded with weights_only"""
+    step, tags = batch
+    return int(step), [str(tag) for tag in tags]

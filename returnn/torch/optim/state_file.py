@@ -108,7 +108,7 @@ class OptimizerStateFile:
         if inside_epoch:
             extra[_EPOCH_KEY] = {
                 "num_updates": self._num_updates,
-                "num_skipped": self._skipped_updates.num_skipped,
+                "skipped": self._skipped_updates.epoch_state(),
                 "group_size": self._group_size,
                 "leftover_logged": self._leftover_logged,
             }
@@ -146,7 +146,7 @@ class OptimizerStateFile:
         self._restore_accumulated(extra.get("accumulated"), filename, inside_epoch=inside_epoch is not None)
         if inside_epoch is not None:
             self._num_updates = int(inside_epoch["num_updates"])
-            self._skipped_updates.num_skipped = int(inside_epoch["num_skipped"])
+            self._skipped_updates.load_epoch_state(inside_epoch["skipped"])
             self._group_size = int(inside_epoch["group_size"])
             self._leftover_logged = bool(inside_epoch["leftover_logged"])
 
