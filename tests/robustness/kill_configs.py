@@ -236,7 +236,8 @@ dev = {"class": "Task12AXDataset", "num_seqs": 6, "fixed_random_seed": 1}
 batch_size = 200
 accum_grad_multiple_step = 2
 num_workers_per_gpu = 0
-stop_after_minutes = 0.005
+if "KILL_MATRIX_STOP_SECS" in os.environ:
+    stop_after_minutes = float(os.environ["KILL_MATRIX_STOP_SECS"]) / 60
 
 
 def train_step(*, model, data, run_ctx, **_):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tests.helpers import ROOT, program_env
 
-__all__ = ["End", "FolderEvents", "Hit", "Moment", "marked_processes", "run_with_hit"]
+__all__ = ["End", "FolderEvents", "Hit", "Moment", "marked_processes", "run_with_hit", "wait_for_orphans"]
 
 #: In the environment of a run and of all that it starts: where it belongs to.
 _MARK = "KILL_MATRIX_RUN"
@@ -65,8 +65,8 @@ class End(NamedTuple):
     was_hit: bool
     log: str
     err: str
-    #: Name of a process -> how long it stayed after the end of the run, if it was too long.
-    orphans: list[str]
+    #: Of its processes, for :func:`wait_for_orphans`.
+    mark: str
     secs: float
     #: Until the signal was sent.
     secs_to_hit: float
@@ -192,9 +192,7 @@ def run_with_hit(
             process.wait()
             raise TimeoutError(f"{name} in {folder} does not end: {hit}") from None
     secs = time.monotonic() - start
-    orphans = _wait_for_orphans(mark)
-    _kill_marked(mark)
-    return End(code, was_hit, _read(log_file), _read(err_file), orphans, secs, secs_to_hit)
+    return End(code, was_hit, _read(log_file), _read(err_file), mark, secs, secs_to_hit)
 
 
 def _read(path: Path) -> str:
@@ -248,15 +246,16 @@ def marked_processes(mark: str) -> dict[int, str]:
     return res
 
 
-def _wait_for_orphans(mark: str, secs: float = 10.0) -> list[str]:
+def wait_for_orphans(mark: str, secs: float = 10.0) -> list[str]:
     """
     :param mark: of a run that has ended
     :param secs: so long may they need to notice it
-    :return: those that still live
+    :return: those that still live; they are killed
     """
     deadline = time.monotonic() + secs
     while (left := marked_processes(mark)) and time.monotonic() < deadline:
         select.select([], [], [], 0.02)
+    _kill_marked(mark)
     return [f"{pid}: {command[:100]}" for pid, command in left.items()]
 
 
