@@ -501,8 +501,14 @@ class LmDataset(IndexedDataset):
 
     # ---- random draws
 
+    def supports_jump(self) -> bool:
+        """
+        See :func:`Dataset.supports_jump`. Not with error_on_invalid_seq = False, where which text is the n-th is only known
+        after those before were converted; nor if random draws are one stream per epoch: see random_state_per_seq.
+        """
+        return super().supports_jump()
+
     def _is_same_for_any_start(self) -> bool:
-        # With skipped texts, which one is the n-th is only known after reading those before.
         per_seq = bool(self._random_per_seq if self.random_state_per_seq is None else self.random_state_per_seq)
         is_same = not self._encoder.draws or per_seq
         return self._raise_on_invalid and is_same and are_plain_functions(self.orth_post_process)
