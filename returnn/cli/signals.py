@@ -93,6 +93,8 @@ class SignalHandling:
         self._terminated = False
         self._stopped = False
         self._requests = _Requests()
+        self._requests_in_thread = _Requests()  # of the guard, which sees the signals by itself
+        self._said: set[int] = set()
         self._forced_codes: dict[int, int] = {}
         self._guard: EndGuard | None = None
 
@@ -105,12 +107,11 @@ class SignalHandling:
             if self._saved and are_several_ranks():
                 codes = {signal.SIGINT: EXIT_CODE_INTERRUPTED, signal.SIGTERM: EXIT_CODE_TERMINATED}
                 self._forced_codes = {int(s): code for s, code in codes.items() if s in self._saved}
-                requests = _Requests()  # of the thread, which sees the signals by itself
                 self._guard = EndGuard(
                     is_ending=lambda: self._ending or self._num_interrupts > 0,
                     end_children=end_children,
                     exit_codes=self._forced_codes,
-                    only_requests=lambda signum: bool(requests.note(signum)),
+                    only_requests=lambda signum: self._note(signum, self._requests_in_thread),
                 )
         return self
 
@@ -154,8 +155,12 @@ class SignalHandling:
     def _only_requests(self, signum: int) -> bool:
         if self._ending or (self._guard is not None and self._guard.has_deadline):
             return False
-        kind = self._requests.note(signum)
-        if kind == "new" and state.rank == 0:
+        return self._note(signum, self._requests)
+
+    def _note(self, signum: int, requests: _Requests) -> bool:
+        kind = requests.note(signum)
+        if kind == "new" and state.rank == 0 and signum not in self._said:
+            self._said.add(signum)
             name = _NAMES[signal.Signals(signum)]
             _say(f"{name}: the training saves after this step and stops. Another {name} ends it without that.")
         return bool(kind)
