@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -16,9 +17,15 @@ import torch
 
 from returnn._state import process_state_ctx
 from returnn.config import Config
+from returnn.engine.inner_files import inner_checkpoints
+from returnn.engine.pauses import PausePlan
+from returnn.errors import CheckpointError
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
+from returnn.torch import inner_checkpoints as inner_checkpoints_module
+from returnn.torch import inner_start
 from returnn.torch.engine import Engine
+from returnn.torch.inner_checkpoints import InnerCheckpoints
 from returnn.util import stop_request
 from tests.torch.test_engine import _config, _dataset
 
@@ -227,3 +234,122 @@ def test_skipped_steps_are_remembered(monkeypatch: pytest.MonkeyPatch, capsys: p
         out = capsys.readouterr().out
         lines.append([line for line in out.splitlines() if "updates skipped because of inf/nan" in line])
     assert len(lines[1]) == 4 and lines[0] == lines[1]
+
+
+class OwnStep(Interrupted):
+    """Computes its steps in another way."""
+
+    def run_train_step(self, data: Any, run_ctx: RunCtx, step_idx: int) -> Any:  # Any: as in the base
+        return super().run_train_step(data, run_ctx, step_idx)
+
+
+class OwnEpoch(Engine):
+    """Has its own loop."""
+
+    def train_epoch(self) -> None:
+        """As the base."""
+        assert not stop_request.will_stop_on_request(), "nobody could save"
+        super().train_epoch()
+
+
+@pytest.mark.parametrize(("engine_class", "method"), [(OwnStep, "run_train_step"), (OwnEpoch, "train_epoch")])
+def test_engines_with_own_ways_go_on_as_ever(
+    engine_class: type[Engine], method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = f"no checkpoints inside epochs, since the engine {engine_class.__name__} has its own {method}"
+    _, ended = _run(_config(save_every_steps=1), seed=1, engine_class=engine_class)
+    out = capsys.readouterr().out
+    assert ended == "done" and f"Warning: {reason}: save_every_steps has no effect." in out
+    assert "inside the epoch under" not in out
+    assert "epoch.003.pt" in os.listdir("models") and not inner_checkpoints("models/epoch")
+    _run(_config(num_epochs=4), seed=1, engine_class=engine_class)
+    out = capsys.readouterr().out
+    assert f"Note: {reason}; stopped inside an epoch, the training goes on at its start." in out
+    assert "resume after epoch 3" in out
+
+
+def test_those_which_nobody_can_go_on_from_are_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset({8}))
+    _run(_config(), seed=1)
+    (inner,) = inner_checkpoints("models/epoch").values()
+    assert Path(inner).name == "epoch.002.step8"
+    capsys.readouterr()
+
+    monkeypatch.setattr(Interrupted, "kill_after", frozenset({6}))
+    _, ended = _run(_config(max_seqs=3), seed=1)
+    out = capsys.readouterr().out
+    assert ended == "killed" and f"warning: {inner} cannot be used to go on: " in out and "max_seqs" in out
+    assert "Start: resume after epoch 1 from models/epoch.001" in out
+    assert Path(inner + ".pt").exists(), "with the options from before, it can be used"
+
+    checkpoint = torch.load(inner + ".pt", weights_only=True)
+    checkpoint["position"]["num_ranks"] = 2
+    checkpoint["position"]["ranks"] *= 2
+    torch.save(checkpoint, inner + ".pt")
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset())
+    monkeypatch.setattr(Interrupted, "kill_after", frozenset())
+    _, ended = _run(_config(num_epochs=2), seed=1)
+    out = capsys.readouterr().out
+    assert "cannot be used to go on: it was written by 2 processes, now there are 1." in out
+    assert ended == "done" and not inner_checkpoints("models/epoch"), "the epoch is done"
+
+
+def test_others_can_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset({2}))
+    engine, _ = _run(_config(), seed=1)
+    assert sorted(os.listdir("models")) == ["epoch.001.step2.opt.pt", "epoch.001.step2.pt"]
+    checkpoint = torch.load("models/epoch.001.step2.pt", weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 2)
+    assert engine._model is not None
+    for name, param in engine._model.state_dict().items():
+        assert torch.equal(checkpoint["model"][name], param)
+    loaded = Engine(config=_config(task="eval", load="models/epoch.001.step2"))
+    loaded.init_eval_task()
+    assert (loaded.epoch, loaded._train_step) == (1, 2)
+
+
+def test_the_newest_only_and_none_of_done_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    written = InnerCheckpoints._submit_checkpoint
+
+    def submit(self: InnerCheckpoints, *args: Any, **kwargs: Any) -> None:  # Any: as there
+        written(self, *args, **kwargs)
+        assert self._writer is not None
+        self._writer.wait()
+        seen.append(sorted(name for name in os.listdir("models") if "step" in name))
+
+    monkeypatch.setattr(InnerCheckpoints, "_submit_checkpoint", submit)
+    engine, _ = _run(_config(save_every_steps=3), seed=1)
+    assert len(seen) == engine._train_step // 3
+    for i, names in enumerate(seen):
+        step = 3 * (i + 1)
+        assert [name.split(".", 2)[2] for name in names] == [f"step{step}.opt.pt", f"step{step}.pt"]
+    assert not inner_checkpoints("models/epoch")
+
+
+def test_limits_of_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(range(0, 1000000, 10))  # seconds
+    plan = functools.partial(PausePlan, clock=lambda: float(next(clock)))
+    monkeypatch.setattr(inner_start, "PausePlan", plan)
+    _, ended = _run(_config(save_every_minutes=0.6, stop_after_minutes=2), seed=1)
+    out = capsys.readouterr().out
+    assert ended == "stopped" and out.count("Save checkpoint inside the epoch under") >= 2
+    assert "Stopping (stop_after_minutes) in epoch" in out
+    assert len(inner_checkpoints("models/epoch")) == 1
+
+
+def test_failed_writing_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset({3}))
+    _run(_config(), seed=1)
+    before = {name: Path("models", name).read_bytes() for name in os.listdir("models")}
+
+    def full(*args: Any) -> None:  # Any: not used
+        raise CheckpointError("Cannot save: no space left.")
+
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset({5}))
+    monkeypatch.setattr(inner_checkpoints_module, "save_file_atomic", full)
+    with pytest.raises(CheckpointError, match="no space left"):
+        _run(_config(), seed=1)
+    assert before == {name: Path("models", name).read_bytes() for name in os.listdir("models")}
