@@ -6,7 +6,9 @@ hand-written loop over batches that are ready in memory.
 20,000 sequences of 5 to 50 frames of 10 floats in one HDF file, laplace order, batch_size 1000, max_seqs 40, Adam,
 a network of two layers of width 16; one epoch. Best of several epochs, the two measured in turn.
 
-usage: python benchmarks/training_tiny.py [--num_seqs 20000] [--epochs 5] [--workers 0 1 2]
+With --step_ms the step function computes for that long in both loops: a model of 20 ms per step, say.
+
+usage: python benchmarks/training_tiny.py [--num_seqs 20000] [--epochs 5] [--workers 0 1 2] [--step_ms 20]
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch  # noqa: E402
 
+from benchmarks.common import print_row  # noqa: E402
 from returnn.config import Config  # noqa: E402
 from returnn.datasets.hdf import SimpleHDFWriter  # noqa: E402
 from returnn.log import log  # noqa: E402
@@ -46,8 +49,18 @@ def get_model(**_kwargs: object) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(10, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
 
 
+class StepTime:
+    """How long each step computes beside the tiny model."""
+
+    secs = 0.0
+
+
 def loss_and_frames(model: torch.nn.Module, x: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """:return: summed loss over the frames, number of frames"""
+    if StepTime.secs:
+        end = time.perf_counter() + StepTime.secs
+        while time.perf_counter() < end:
+            pass
     mask = torch.arange(x.shape[1])[None, :] < lens[:, None]
     return ((model(x) - x) ** 2).sum(-1)[mask].sum(), lens.sum()
 
@@ -127,7 +140,10 @@ def main() -> None:
     parser.add_argument("--num_seqs", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--step_ms", type=float, default=0.0)
     args = parser.parse_args()
+    StepTime.secs = args.step_ms / 1000
+    target = 1.25 if not args.step_ms else 1.02
     log.initialize(verbosity=[1])
     with tempfile.TemporaryDirectory() as tmp:
         hdf = os.path.join(tmp, "data.hdf")
@@ -150,11 +166,8 @@ def main() -> None:
                 limits.append(hand_written_epoch(batches, state))
                 ours.append(engine_epoch(engine))
             engine.close_loaders()
-            print(
-                f"train one epoch, {num_workers} workers: ours {min(ours):.3f} s, hand-written loop {min(limits):.3f} s, "
-                f"ratio {min(ours) / min(limits):.2f}",
-                flush=True,
-            )
+            what = f", model of {args.step_ms:g} ms" if args.step_ms else ""
+            print_row(f"train one epoch, {num_workers} workers{what}", min(ours), min(limits), target)
 
 
 if __name__ == "__main__":
