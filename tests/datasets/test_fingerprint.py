@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import os
 import shutil
@@ -18,6 +19,8 @@ from returnn.datasets.fingerprint import data_fingerprint, fingerprint_changes
 from returnn.datasets.map import MapDatasetBase
 from returnn.datasets.meta import VariableDataset
 from tests.datasets.combining_data import hdf
+from tests.datasets.proc_functions import hdf_of_files
+from tests.datasets.test_jump import JUMPING, NOT_JUMPING
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 META_FILES = GOLDEN / "04-datasets-meta"
@@ -200,3 +203,35 @@ def test_many_files_are_kept_as_checksum(tmp_path: Path) -> None:
     assert fingerprint_changes(first, data_fingerprint(init_dataset(opts))) == [
         "The data: the files are others: 301 files with 308 bytes before, 301 files with 309 bytes now."
     ]
+
+
+@pytest.mark.parametrize("name", sorted({**JUMPING, **NOT_JUMPING}))
+def test_reading_is_no_change(name: str) -> None:
+    opts = {**JUMPING, **NOT_JUMPING}[name]
+    first = data_fingerprint(init_dataset(opts))
+    assert {type(leaf) for leaf in _leaves(first)} <= {str, int}
+    dataset = init_dataset(opts)
+    assert data_fingerprint(dataset) == first
+    for epoch in (1, 2):
+        dataset.init_seq_order(epoch=epoch)
+        dataset.load_seqs(0, 1)
+        now = data_fingerprint(dataset)
+        assert {type(leaf) for leaf in _leaves(now)} <= {str, int}
+        assert fingerprint_changes(first, now) == fingerprint_changes(now, first) == []
+
+
+def test_datasets_in_other_processes(tmp_path: Path, make: Any) -> None:
+    """What is known of them are the files in their options."""
+    shutil.copy(META_FILES / "feat.hdf", tmp_path / "feat.hdf")
+    opts = {"class": "HDFDataset", "files": [str(tmp_path / "feat.hdf")]}
+    multi = make({"class": "MultiProcDataset", "dataset": opts, "num_workers": 1, "buffer_size": 1})
+    first = data_fingerprint(multi)
+    assert first["num_seqs"] == 17 and first["files"]["list"][0][0] == "feat.hdf"
+    files = make(
+        {
+            "class": "DistributeFilesDataset",
+            "files": lambda: [str(tmp_path / "feat.hdf")],
+            "get_sub_epoch_dataset": functools.partial(hdf_of_files, seq_ordering="default"),
+        }
+    )
+    assert data_fingerprint(files)["files"] == first["files"]
