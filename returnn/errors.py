@@ -59,7 +59,10 @@ def describe(
     if where:
         text += f" (in {where})"
     if expected is not None:
-        shown = repr(got)
+        try:
+            shown = repr(got)
+        except Exception:  # too deep, or a broken class
+            shown = "a value that cannot be shown"
         if len(shown) > 200:
             shown = shown[:200] + "..."
         text += f": expected {expected}, got {shown} ({type(got).__name__})"

@@ -15,6 +15,7 @@ import numpy
 from returnn.errors import DataFileError, DatasetOptionError
 from returnn.options.loading import LoadingOptions
 from returnn.util import restricted_pickle
+from returnn.util.bounded_read import read_all
 from returnn.util.literal import LiteralError, parse_literal
 
 __all__ = ["load_seq_list_file", "load_seq_lens_file"]
@@ -33,9 +34,11 @@ def _read_bytes(filename: str, purpose: str) -> bytes:
     try:
         if filename.endswith(".gz"):
             with gzip.open(filename, "rb") as zipped:
-                return zipped.read()
+                return read_all(zipped, packed_bytes=os.path.getsize(filename), filename=filename)
         with open(filename, "rb") as file:
             return file.read()
+    except DataFileError:
+        raise
     except (OSError, EOFError, zlib.error) as exc:
         reason = "it does not exist" if not os.path.exists(filename) else f"{type(exc).__name__}: {exc}"
         raise DataFileError(f"cannot read the {purpose} {filename!r}: {reason}. Check the path and the file.") from exc
@@ -63,9 +66,10 @@ def load_seq_list_file(filename: str, expect_list: bool = True) -> Any:
     if not filename.endswith((".pkl", ".pkl.gz")):
         return _decode(data, filename, purpose).splitlines()
     obj = restricted_pickle.loads(data, filename=filename, unsafe=LoadingOptions.from_global_config().allow_unsafe)
-    if expect_list and not isinstance(obj, list):
+    if expect_list and not (isinstance(obj, list) and all(isinstance(tag, str) for tag in obj)):
+        got = "other things in the list" if isinstance(obj, list) else type(obj).__name__
         raise DataFileError(
-            f"the {purpose} {filename!r} must hold a list of tags, got {type(obj).__name__}. "
+            f"the {purpose} {filename!r} must hold a list of tags, got {got}. "
             "Write it with pickle.dump([...]), or as text with one tag per line."
         )
     return obj

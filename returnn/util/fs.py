@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from returnn.errors import DataFileError
+from returnn.util.bounded_read import read_all
 from returnn.util.leftovers import hold, remove_leftovers
 
 __all__ = [
@@ -71,7 +72,13 @@ def read_text(path: str) -> str:
     """
     with open_binary(path) as file:
         try:
-            data = file.read()
+            data = (
+                read_all(file, packed_bytes=os.path.getsize(path), filename=path)
+                if path.endswith(".gz")
+                else file.read()
+            )
+        except DataFileError:
+            raise
         except (OSError, EOFError, zlib.error) as exc:
             raise DataFileError(f"Cannot read {path!r}: {type(exc).__name__}: {exc}.") from exc
     try:

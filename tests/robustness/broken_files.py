@@ -75,7 +75,7 @@ def main() -> None:
     ends: Counter[str] = Counter()
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        num = -(-args.cases // (1 if args.reader else 22))
+        num = -(-args.cases // (1 if args.reader else 23))
         for case in run_cases(Path(folder), num_per_reader=num, seed=args.seed, only=args.reader):
             ends[f"{case.reader}: {case.end}"] += 1
             if case.end in ("ok", "worded"):

@@ -156,6 +156,7 @@ READERS: dict[str, Callable[[str], None]] = {
     "learning_rates": lambda path: _ignore(lr_file.load(path)),
     "seq_list": _seq_list,
     "seq_list_gz": _seq_list,
+    "seq_list_pickle": _seq_list,
     "seq_lens": _seq_lens,
     "checkpoint": _checkpoint,
     "optimizer": _optimizer,

@@ -112,6 +112,7 @@ def make_seed_files(folder: Path) -> dict[str, Path]:
     put("learning_rates", "learning_rates", _LR_FILE.encode())
     put("seq_list", "seqs.txt", "".join(f"seq-{i}\n" for i in range(6)).encode())
     put("seq_list_gz", "seqs.txt.gz", gzip.compress(b"seq-0\nseq-3\n", mtime=0))
+    put("seq_list_pickle", "seqs.pkl", pickle.dumps([f"seq-{i}" for i in range(6)]))
     put("seq_lens", "lens.json", json.dumps({f"seq-{i}": {"data": 3 + i} for i in range(6)}).encode())
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters())

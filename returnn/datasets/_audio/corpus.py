@@ -16,6 +16,7 @@ from returnn.datasets._audio.string_column import StringColumn
 from returnn.datasets._audio.zip_archive import ZipArchive, ZipDirectory
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.errors import DataFileError, MissingPartError, describe
+from returnn.util.bounded_read import read_all
 
 __all__ = ["OggZipCorpus", "load_corpus"]
 
@@ -304,9 +305,11 @@ def _read_file(filename: str, *, unzip: bool = False) -> bytes:
     try:
         if unzip:
             with gzip.open(filename, "rb") as zipped:
-                return zipped.read()
+                return read_all(zipped, packed_bytes=os.path.getsize(filename), filename=filename)
         with open(filename, "rb") as file:
             return file.read()
+    except DataFileError:
+        raise
     except (OSError, EOFError, zlib.error) as exc:
         raise DataFileError(f"Cannot read the meta text {filename!r}: {exc}.") from exc
 

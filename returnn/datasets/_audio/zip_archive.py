@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy
 
 from returnn.errors import DataFileError, describe
+from returnn.util.bounded_read import decompress
 
 __all__ = ["ZipArchive", "ZipDirectory"]
 
@@ -172,7 +173,7 @@ class ZipArchive:
         data = data[start : start + size]
         if method == _DEFLATED:
             try:
-                data = zlib.decompress(data, -zlib.MAX_WBITS)
+                data = decompress(data)
             except zlib.error as exc:
                 raise ValueError(f"its compressed data are broken ({exc})") from exc
         elif method != _STORED:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import h5py
 
+from returnn.datasets._hdf.outside_links import check_links
 from returnn.errors import DataFileError, describe
 
 __all__ = ["HandleCache", "open_for_reading"]
@@ -20,7 +21,7 @@ def open_for_reading(filename: str) -> h5py.File:
     """
     :param filename: path
     :return: open file
-    :raises DataFileError: if it does not exist, is no HDF file, or is broken; names the file
+    :raises DataFileError: if it does not exist, is no HDF file, is broken, or refers to files elsewhere; names the file
     """
     if not os.path.exists(filename):
         raise DataFileError(
@@ -29,7 +30,7 @@ def open_for_reading(filename: str) -> h5py.File:
     if os.path.isdir(filename):
         raise DataFileError(describe(f"HDF file {filename!r} is a directory", todo="Give the path of a file"))
     try:
-        return h5py.File(filename, "r")
+        h5_file = h5py.File(filename, "r")
     except OSError as exc:
         size = os.path.getsize(filename)
         if exc.errno == errno.EMFILE:
@@ -48,6 +49,12 @@ def open_for_reading(filename: str) -> h5py.File:
             what = f"Cannot open {filename!r} as HDF file ({exc})"
             todo = "Check that it is an HDF5 file, is readable, and was closed by its writer"
         raise DataFileError(describe(what, todo=todo)) from exc
+    try:
+        check_links(h5_file, filename)
+    except DataFileError:
+        h5_file.close()
+        raise
+    return h5_file
 
 
 class HandleCache:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
+from returnn.datasets._hdf.outside_links import check_array
+
 __all__ = ["StreamParser", "FeatureSequenceStreamParser", "SparseStreamParser", "SegmentAlignmentStreamParser"]
 
 
@@ -39,7 +41,10 @@ class StreamParser:
 
     def _get_array(self, seq_name: str) -> h5py.Dataset:
         # "/" would mean a group.
-        return self._data[seq_name.replace("/", "\\")]
+        array = self._data[seq_name.replace("/", "\\")]
+        if isinstance(array, h5py.Dataset):
+            check_array(array, self._stream.file.filename)
+        return array
 
     def _check(self, condition: bool, seq_name: str, expected: str, got: object) -> None:
         if not condition:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import array
 import gzip
 import mmap
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 
 import numpy
 
 from returnn.errors import DataFileError
+from returnn.util.bounded_read import read_all
 
 __all__ = ["TextLines"]
 
@@ -158,10 +160,12 @@ def _read_buffer(filename: str) -> bytes | mmap.mmap:
             file.seek(0)
             if magic == _GZIP_MAGIC:
                 with gzip.open(file) as unzipped:
-                    return unzipped.read()
+                    return read_all(unzipped, packed_bytes=os.path.getsize(filename), filename=filename)
             if not magic:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except DataFileError:
+        raise
     except (OSError, EOFError, zlib.error, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or f"{type(exc).__name__}: {exc}"
         raise DataFileError(f"Cannot read the text file {filename!r}: {reason}. Check the path and the file.") from exc

@@ -157,8 +157,18 @@ def load_into(optimizer: torch.optim.Optimizer, loaded: LoadedState, names: Sequ
     :return: notes for the log: differences that are no error
     :raises OptimizerStateError: another kind of optimizer, other number of groups, missing parameters, other shapes
     """
-    _check_kind(optimizer, loaded)
     file_groups = loaded.optimizer["param_groups"]
+    if (
+        not isinstance(file_groups, list)
+        or not isinstance(loaded.optimizer["state"], Mapping)
+        or not all(
+            isinstance(group, Mapping) and isinstance(group.get("params"), (list, tuple)) for group in file_groups
+        )
+    ):
+        raise OptimizerStateError(
+            f"{loaded.filename} is broken: it has no parameter groups, or no state, of an optimizer."
+        )
+    _check_kind(optimizer, loaded)
     if len(file_groups) != len(optimizer.param_groups):
         raise OptimizerStateError(
             f"{loaded.filename} has {len(file_groups)} parameter groups, but the optimizer of this config has "

@@ -36,7 +36,8 @@ def decode_audio(
         file = io.BytesIO(file)
     try:
         audio, sample_rate = soundfile.read(file, dtype=numpy.dtype(dtype).name, always_2d=with_channels)
-    except (soundfile.SoundFileError, TypeError) as exc:  # TypeError: no header, thus taken as headerless samples
+    # TypeError: no header, thus taken as headerless samples. The others: a header that claims an absurd length.
+    except (soundfile.SoundFileError, TypeError, ValueError, MemoryError) as exc:
         problem = getattr(exc, "error_string", None) or exc  # without the repr of the buffer
         raise DataFileError(
             describe(
