@@ -90,14 +90,23 @@ def is_running(pid: int) -> bool:
 def test_interrupt_terminate_and_go_on(tmp_path: Path) -> None:
     write_config(tmp_path, CONFIG)
     code, out, err = run_until(tmp_path, "start epoch 3 ", signal.SIGINT)
-    assert code == 1
-    assert out.splitlines()[-2:] == ["KeyboardInterrupt", "Quitting"]
-    assert err == ""
+    assert code == 85
+    assert out.splitlines()[-2:] == [
+        "Stopped as requested (Ctrl-C). All is saved, the next start goes on there. Exit code 85.",
+        "Quitting",
+    ]
+    assert err.splitlines() == [
+        "Ctrl-C: the training saves after this step and stops. Another Ctrl-C ends it without that."
+    ]
+    assert [name for name in os.listdir(tmp_path / "models") if name.startswith("epoch.003.step")]
     code, out, err = run_until(tmp_path, "start epoch 5 ", signal.SIGTERM)
-    assert code == 143
-    assert "resume after epoch 2 from models/epoch.002" in out
+    assert code == 85
+    assert "from models/epoch.003.step" in next(line for line in out.splitlines() if line.startswith("Start: "))
     assert out.splitlines()[-1] == "Quitting"
-    assert err == ""
+    assert [
+        line for line in err.splitlines() if not line.startswith("SIGTERM: the training saves after this step")
+    ] == []
+    assert not list((tmp_path / "models").glob("epoch.003.step*")), "its epoch has a checkpoint of its own"
     for name in os.listdir(tmp_path / "models"):
         assert name.endswith(".pt"), f"left behind: {name}"
     assert {"epoch.004.pt", "epoch.004.opt.pt"} <= set(os.listdir(tmp_path / "models"))
