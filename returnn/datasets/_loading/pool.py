@@ -141,6 +141,7 @@ class WorkerPool:
         if self._starter is not None and self._starter.is_alive():
             self._starter.join()
         if self._start_error is not None:
+            stop_request.raise_if_requested()  # what asks for it may have ended them
             raise WorkerError(
                 f"cannot start the loader workers of dataset {self.options.name!r}: {self._start_error}. "
                 "Set num_workers_per_gpu = 0 to load data in the main process."
@@ -250,6 +251,7 @@ class WorkerPool:
 
     def _death(self, worker: _Worker) -> WorkerError:
         worker.process.join(_EXIT_SECS)
+        stop_request.raise_if_requested()  # a signal to all processes can come before the worker is ready for it
         code = worker.process.exitcode
         text = f"loader worker {worker.index} (pid {worker.process.pid}) of dataset {self.options.name!r} "
         if code is not None and code < 0:

@@ -10,9 +10,10 @@ import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 from returnn.options.loader import LoaderOptions
+from returnn.util.group_signals import signals_wait
 
 __all__ = ["limited_threads", "needs_torch", "start_method", "start_server", "worker_environ"]
 
@@ -93,5 +94,7 @@ def start_server(*, with_torch: bool) -> None:
     forkserver.set_forkserver_preload([*_PRELOAD, "torch"] if with_torch else list(_PRELOAD))
     # Older Python versions do not give it our sys.path. The workers get the true environment later.
     python_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    with _environ_set({**_thread_limits(), "PYTHONPATH": python_path}):
+    # The server starts it, which unblocks signals.
+    resource_tracker.ensure_running()
+    with signals_wait(), _environ_set({**_thread_limits(), "PYTHONPATH": python_path}):
         forkserver.ensure_running()
