@@ -7,7 +7,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,7 @@ def whole_and_parts(
     stops_in_eval: dict[int, int] | None = None,
     make_config: Callable[[str, dict[str, Any]], Config] | None = None,
     engine_class: type[Interrupted] = Interrupted,
+    num_more_stops: int = 0,
     in_parts: dict[str, Any] | None = None,
 ) -> list[str]:
     """
@@ -110,6 +111,7 @@ def whole_and_parts(
     :param stops_in_eval: how often in the evaluation after so many training steps
     :param make_config: of the folder of the files, and the options
     :param engine_class: of both runs
+    :param num_more_stops: that the engine class does by itself
     :param in_parts: options for that run only
     :return: how the parts ended
     """
@@ -122,7 +124,7 @@ def whole_and_parts(
     whole, ended = _run(make_config("whole", opts), seed=1, engine_class=engine_class)
     assert ended == "done"
     kills = set(kill_after or ())
-    num_stops = len(stop_after) + len(kills) + sum((stops_in_eval or {}).values())
+    num_stops = len(stop_after) + len(kills) + sum((stops_in_eval or {}).values()) + num_more_stops
     monkeypatch.setattr(Interrupted, "stops_in_eval", dict(stops_in_eval or {}))
     monkeypatch.setattr(Interrupted, "stop_after", frozenset(stop_after))
     ends = []
@@ -353,3 +355,40 @@ def test_failed_writing_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(CheckpointError, match="no space left"):
         _run(_config(), seed=1)
     assert before == {name: Path("models", name).read_bytes() for name in os.listdir("models")}
+
+
+class StoppedWhileWaiting(Interrupted):
+    """Is stopped before it gets the next batch, as if it waited for a worker."""
+
+    waits: set[int] = set()
+
+    def _even_batches(self, batches: Iterable[Any], name: str) -> Iterator[Any]:  # Any: as in the base
+        source = iter(super()._even_batches(batches, name))
+        while True:
+            if name == "train" and self._train_step in self.waits:
+                self.waits.remove(self._train_step)
+                assert stop_request.request("test")
+                stop_request.raise_if_requested()
+            try:
+                yield next(source)
+            except StopIteration:
+                return
+
+
+@pytest.mark.parametrize("save_interval", [1, 2])
+def test_stopped_while_waiting_for_data(save_interval: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opts = {"max_seqs": 2, "batch_size": 1000, "save_interval": save_interval}  # 6 steps per epoch
+    waits = {0, 2, 6, 17}
+    in_whole = True
+
+    def config(folder: str, opts: dict[str, Any]) -> Config:  # Any: options
+        nonlocal in_whole
+        if folder == "parts" and in_whole:
+            in_whole = False
+            monkeypatch.setattr(StoppedWhileWaiting, "waits", waits)
+        return _config_in(folder, opts)
+
+    ends = whole_and_parts(
+        opts, monkeypatch, stop_after=set(), make_config=config, engine_class=StoppedWhileWaiting, num_more_stops=4
+    )
+    assert ends == ["stopped"] * 4 + ["done"] and not waits
