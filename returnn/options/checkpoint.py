@@ -34,7 +34,7 @@ declare(
         "start_batch",
         '"auto"',
         "auto",
-        "Only the default exists: a training starts at the beginning of an epoch.",
+        "Only the default exists: the checkpoints decide where in an epoch a training goes on.",
         tasks=("train",),
     ),
     Option(

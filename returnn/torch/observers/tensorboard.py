@@ -42,8 +42,10 @@ class Tensorboard(PassObserver):
         self._is_writing = engine._should_write_to_disk()
         if self._is_writing and self._writer is None:
             step = int(self._engine._train_step)
-            # Scores of the evaluation after the last step carry this step, so only what comes after it is hidden.
-            self._writer = self._module.SummaryWriter(self.log_dir, purge_step=step + 1 if step else None)
+            # Scores of the evaluation after the last step carry this step, so only what comes after it is hidden. Inside an
+            # epoch there are none.
+            first = step if name == "train" and getattr(engine, "_starts_inside", False) else step + 1
+            self._writer = self._module.SummaryWriter(self.log_dir, purge_step=first if step else None)
             print(f"Tensorboard: writing to {self.log_dir}", file=log.v3)
 
     def wants_losses(self, name: str, *, step: int, global_step: int) -> bool:
