@@ -111,6 +111,7 @@ class HDFDataset(CachedDataset):
         limit = _MAX_MEMORY_BYTES if self._cache_byte_size >= 0 else sys.maxsize
         self._reader = CorpusReader(max_memory_bytes=max(limit, self._cache_byte_size))
         self._order: np.ndarray | None = None
+        self._is_file_order = False
         self._length_keys: list[str] = []
         self._num_seqs_in_order = 0
         self._block = SeqBlock.empty()
@@ -144,7 +145,8 @@ class HDFDataset(CachedDataset):
         self._reader.add(index)
         self._files.append(filename)
         self.files.append(local_name)
-        self._num_timesteps += int(index.column(self._length_keys[0]).sum(dtype=np.int64))
+        stream = index.streams.get(self._length_keys[0])  # its number of frames is the sum of the lengths
+        self._num_timesteps += 0 if stream is None else stream.num_frames
         # The order is that of the earlier files.
         self._num_seqs = self._reader.num_seqs
         self._block = SeqBlock.empty()
@@ -247,6 +249,7 @@ class HDFDataset(CachedDataset):
         :raises UnknownSeqTagError: if a tag of seq_list is unknown
         """
         Dataset.init_seq_order(self, epoch=epoch)
+        self._is_file_order = False
         order = self._get_order(epoch, seq_list=seq_list, seq_order=seq_order)
         if self._order is not None and np.array_equal(order, self._order):
             return False
@@ -286,6 +289,7 @@ class HDFDataset(CachedDataset):
                 )
             )
         order_ = self.get_seq_order_for_epoch(epoch, self._reader.num_seqs, self._reader.lens(self._length_keys[0]))
+        self._is_file_order = isinstance(order_, range) and order_ == range(self._reader.num_seqs)
         return order_to_array(order_)
 
     def _filter_order(self, order: SeqOrder, full_order: SeqOrder, num_seqs: int) -> SeqOrder:
@@ -398,7 +402,7 @@ class HDFDataset(CachedDataset):
             block = self._move_block(sorted_seq_idx)
             i = 0
         if block.tags is None:
-            block.tags = self._reader.tags.select(block.corpus_idxs)
+            block.tags = self._reader.select_tags(block.corpus_idxs)
         return block.tags[i]
 
     def get_seq_length(self, sorted_seq_idx: int) -> NumbersDict:
@@ -502,7 +506,10 @@ class HDFDataset(CachedDataset):
         """
         if key not in self._length_keys:
             return None
-        return self._reader.lens(key)[self._require_order()].astype(np.int64)
+        lens, order = self._reader.lens(key), self._require_order()
+        if self._is_file_order:
+            return lens.astype(np.int64)
+        return lens[order].astype(np.int64)
 
     def read_seqs(self, seq_idxs: np.ndarray, keys: Sequence[str]) -> dict[str, Ragged] | None:
         """
@@ -522,7 +529,7 @@ class HDFDataset(CachedDataset):
         :param seq_idxs: [B], positions in the epoch
         :return: their tags
         """
-        return self._reader.tags.select(self._require_order()[np.asarray(seq_idxs, dtype=np.int64)])
+        return self._reader.select_tags(self._require_order()[np.asarray(seq_idxs, dtype=np.int64)])
 
     # What data there is
 

@@ -314,8 +314,8 @@ def _check_lens(index: FileIndex) -> None:
     if index.num_seqs and index.lens.dtype.itemsize == 8:
         # Such sums could wrap around.
         _check_no_huge_len(index)
-    sums = index.lens.sum(axis=0, dtype=np.int64)
-    for key, num_frames in zip(index.columns, sums.tolist(), strict=True):
+    for column, key in enumerate(index.columns):
+        num_frames = int(index.lens[:, column].sum(dtype=np.int64))  # one by one: far quicker than along axis 0
         stream = index.streams.get(key)
         if stream is None and (num_frames == 0 or not index.has_targets):
             continue

@@ -18,6 +18,17 @@ __all__ = ["CorpusReader"]
 
 # Neighbouring ranges of a file are read at once if at most this many bytes lie between them.
 _MAX_GAP_BYTES = 64 << 10
+# What is needed for the first batches is read alone. All tags, or a whole stream that is kept in memory, only when more than
+# this many ranges, or this part of all, were asked for. Small data is read whole at once.
+_MAX_FIRST_RANGES = 256
+_MAX_FIRST_PART = 1 / 16
+_SMALL_BYTES = 1 << 20
+_SMALL_NUM_SEQS = 1 << 12
+# Tags between two wanted ones that are read rather than skipped.
+_MAX_TAG_GAP = 256
+# Where few sequences of so many blocks at most start is found from sums over blocks of this many sequences.
+_OFFSET_BLOCK = 1 << 12
+_MAX_OFFSET_BLOCKS = 128
 # Sequences of at least this mean size are copied one by one; shorter ones through one index array.
 _MIN_BYTES_FOR_COPY = 4096
 
@@ -30,7 +41,7 @@ class CorpusReader:
 
     def __init__(self, *, max_memory_bytes: int = 256 << 20, max_open_files: int = 64):
         """
-        :param max_memory_bytes: if all streams together are not larger, a stream is read whole at its first use, and kept
+        :param max_memory_bytes: if all streams together are not larger, a stream is read whole soon, and kept
         :param max_open_files: number of files that stay open
         """
         self._known_files = _KnownFiles()
@@ -41,9 +52,11 @@ class CorpusReader:
         self._num_bytes = 0  # of all streams
         self._frame_start: dict[str, np.ndarray] = {}
         self._offsets: dict[str, np.ndarray] = {}
+        self._block_starts: dict[str, np.ndarray] = {}
         self._lens: dict[str, np.ndarray] = {}
         self._in_memory: dict[str, np.ndarray] = {}
         self._tags: TagTable | None = None
+        self._first_reads: dict[str, _FirstReads] = {}
 
     def inspect(self, filename: str) -> FileIndex:
         """
@@ -62,8 +75,10 @@ class CorpusReader:
         self._known_files.add(index)
         self.file_start.append(self.file_start[-1] + index.num_seqs)
         self._num_bytes += sum(stream.num_frames * stream.frame_bytes for stream in index.streams.values())
-        for cache in (self._frame_start, self._offsets, self._lens, self._in_memory):
+        for cache in (self._frame_start, self._offsets, self._block_starts, self._lens):
             cache.clear()
+        self._in_memory.clear()
+        self._first_reads.clear()
         self._tags = None
 
     @property
@@ -77,6 +92,39 @@ class CorpusReader:
         if self._tags is None:
             self._tags = TagTable.from_hdf(_TagDatasets(self), [index.num_seqs for index in self.files])
         return self._tags
+
+    def select_tags(self, seq_idxs: np.ndarray) -> list[str]:
+        """
+        :param seq_idxs: int64 [B] corpus indices
+        :return: their tags; the first ones are read alone
+        """
+        if self._tags is None and self.num_seqs > _SMALL_NUM_SEQS and len(seq_idxs):
+            ranges = self._tag_ranges(np.unique(seq_idxs))
+            if self._first_reads.setdefault(SEQ_TAGS_KEY, _FirstReads(self.num_seqs)).allow(len(ranges), len(seq_idxs)):
+                return self._read_tags(ranges, seq_idxs)
+        return self.tags.select(seq_idxs)
+
+    def _tag_ranges(self, wanted: np.ndarray) -> list[tuple[int, int, int]]:
+        """
+        :param wanted: sorted corpus indices
+        :return: ranges that have all of them: file, first corpus index, behind the last one
+        """
+        file_idxs = np.searchsorted(self.file_start, wanted, side="right") - 1
+        is_new = (wanted[1:] - wanted[:-1] > _MAX_TAG_GAP) | (file_idxs[1:] != file_idxs[:-1])
+        firsts = np.concatenate([[0], np.flatnonzero(is_new) + 1])
+        lasts = np.concatenate([firsts[1:], [len(wanted)]]) - 1
+        ends = wanted[lasts] + 1
+        return list(zip(file_idxs[firsts].tolist(), wanted[firsts].tolist(), ends.tolist(), strict=True))
+
+    def _read_tags(self, ranges: list[tuple[int, int, int]], seq_idxs: np.ndarray) -> list[str]:
+        found: dict[int, str] = {}
+        for file_idx, start, end in ranges:
+            index = self.files[file_idx]
+            offset = self.file_start[file_idx]
+            with self.handles.use(index.filename) as h5_file:
+                table = TagTable.from_hdf([h5_file[SEQ_TAGS_KEY]], [end - offset], start=start - offset)
+            found.update(zip(range(start, end), table.to_list(), strict=True))
+        return [found[i] for i in seq_idxs.tolist()]
 
     def lens(self, key: str) -> np.ndarray:
         """
@@ -103,6 +151,33 @@ class CorpusReader:
             self._offsets[key] = offsets
         return offsets
 
+    def _starts(self, key: str, seq_idxs: np.ndarray) -> np.ndarray:
+        """
+        :return: offsets(key)[seq_idxs]. For few sequences of a large corpus at first without making them all
+        """
+        offsets = self._offsets.get(key)
+        if offsets is None and self.num_seqs > _OFFSET_BLOCK * _MAX_OFFSET_BLOCKS:
+            blocks, block_of_seq = np.unique(seq_idxs // _OFFSET_BLOCK, return_inverse=True)
+            if len(blocks) <= _MAX_OFFSET_BLOCKS:
+                return self._starts_in_blocks(key, seq_idxs, blocks, block_of_seq.reshape(-1))
+        return (self.offsets(key) if offsets is None else offsets)[seq_idxs]
+
+    def _starts_in_blocks(
+        self, key: str, seq_idxs: np.ndarray, blocks: np.ndarray, block_of_seq: np.ndarray
+    ) -> np.ndarray:
+        lens = self.lens(key)
+        block_starts = self._block_starts.get(key)
+        last_block = int(blocks[-1])
+        if block_starts is None or len(block_starts) <= last_block:
+            num = min((2 * last_block + 1) * _OFFSET_BLOCK, len(lens))
+            sums = np.add.reduceat(lens[:num], np.arange(0, num, _OFFSET_BLOCK), dtype=np.int64)
+            block_starts = self._block_starts[key] = np.cumsum(sums) - sums
+        local = np.zeros((len(blocks), _OFFSET_BLOCK + 1), dtype=np.int64)
+        for row, block in zip(local, blocks.tolist(), strict=True):
+            part = lens[block * _OFFSET_BLOCK : (block + 1) * _OFFSET_BLOCK]
+            np.cumsum(part, dtype=np.int64, out=row[1 : 1 + len(part)])
+        return block_starts[blocks[block_of_seq]] + local[block_of_seq, seq_idxs % _OFFSET_BLOCK]
+
     def frame_bytes(self, key: str) -> int:
         """
         :param key: data key
@@ -116,11 +191,9 @@ class CorpusReader:
         :param seq_idxs: int64 [B] corpus indices, in any order
         :return: (frames of these sequences in this order [sum T, ...], own memory; their lengths int64 [B])
         """
-        offsets = self.offsets(key)
-        starts = offsets[seq_idxs]
-        ends = offsets[seq_idxs + 1]
-        lens = ends - starts
-        if self._keeps_in_memory(key):
+        lens = self.lens(key)[seq_idxs].astype(np.int64)
+        starts = self._starts(key, seq_idxs)
+        if self._keeps_in_memory(key, starts, int(lens.sum())):
             return _gather(self._load_stream(key), starts, lens), lens
         return self._read_ranges(key, starts, lens), lens
 
@@ -134,10 +207,27 @@ class CorpusReader:
                 return index.streams[key]
         raise KeyError(key)
 
-    def _keeps_in_memory(self, key: str) -> bool:
+    def _keeps_in_memory(self, key: str, starts: np.ndarray, num_frames: int) -> bool:
+        """
+        :param key: data key
+        :param starts: of the ranges that are wanted now
+        :param num_frames: of them in sum
+        :return: whether they are to be taken from the whole stream
+        """
         if key in self._in_memory:
             return True
-        return self._stream(key).dtype.kind != "O" and self._num_bytes <= self._max_memory_bytes
+        stream = self._stream(key)
+        if stream.dtype.kind == "O" or self._num_bytes > self._max_memory_bytes:
+            return False
+        if self._num_bytes <= _SMALL_BYTES:
+            return True
+        first_reads = self._first_reads.get(key)
+        if first_reads is None:
+            total = sum(index.streams[key].num_frames for index in self.files)
+            first_reads = self._first_reads[key] = _FirstReads(total)
+        max_gap = _MAX_GAP_BYTES // max(stream.frame_bytes, 1)
+        num_ranges = 1 + int(np.count_nonzero(np.diff(np.sort(starts)) > max_gap))
+        return not first_reads.allow(num_ranges, num_frames)
 
     def _load_stream(self, key: str) -> np.ndarray:
         data = self._in_memory.get(key)
@@ -198,7 +288,16 @@ class CorpusReader:
         stream = self._stream(key)
         out_offsets = np.zeros(len(lens) + 1, dtype=np.int64)
         np.cumsum(lens, out=out_offsets[1:])
-        out = np.empty((int(out_offsets[-1]), *stream.shape), dtype=stream.dtype)
+        try:
+            out = np.empty((int(out_offsets[-1]), *stream.shape), dtype=stream.dtype)
+        except (MemoryError, ValueError) as exc:  # ValueError: more than an address can be
+            raise DataFileError(
+                describe(
+                    f"There is not enough memory for {len(lens)} sequences of {int(lens.max())} frames at most, of data key {key!r}",
+                    where=f"HDF files {self.files[0].filename!r}, ...",
+                    todo="Check the lengths in the file",
+                )
+            ) from exc
         order = np.argsort(starts, kind="stable")
         order = order[lens[order] > 0]
         if not len(order):
@@ -229,6 +328,24 @@ class CorpusReader:
             ):
                 out[pos : pos + length] = block[seq_start : seq_start + length]
         return out
+
+
+class _FirstReads:
+    """Counts what was read of something that is not in memory yet."""
+
+    def __init__(self, total: int):
+        """:param total: number of all items"""
+        self._max_items = total * _MAX_FIRST_PART
+        self._num_ranges = 0
+        self._num_items = 0
+
+    def allow(self, num_ranges: int, num_items: int) -> bool:
+        """:return: whether it is better to read these ranges with so many items than everything. If so they are counted"""
+        num_ranges, num_items = self._num_ranges + num_ranges, self._num_items + num_items
+        if num_ranges > _MAX_FIRST_RANGES or num_items > self._max_items:
+            return False
+        self._num_ranges, self._num_items = num_ranges, num_items
+        return True
 
 
 class _KnownFiles:

@@ -37,19 +37,20 @@ class TagTable:
         return cls._from_blocks([_columns_of_bytes(encoded)])
 
     @classmethod
-    def from_hdf(cls, datasets: Iterable[h5py.Dataset], counts: Iterable[int]) -> TagTable:
+    def from_hdf(cls, datasets: Iterable[h5py.Dataset], counts: Iterable[int], *, start: int = 0) -> TagTable:
         """
         Reads in bulk, block by block.
 
         :param datasets: one per file, each [N_file] fixed-length bytes or variable-length strings
         :param counts: how many tags of each; a file may have grown meanwhile
+        :param start: leave out the tags of each file before this one
         :raises DataFileError: broken file, or a tag is no UTF-8 text
         """
         blocks: list[tuple[bytes, np.ndarray]] = []
         for dataset, count in zip(datasets, counts, strict=True):
-            for start in range(0, count, _BLOCK_SIZE):
+            for first in range(start, count, _BLOCK_SIZE):
                 with worded_hdf_errors(dataset.file.filename, what="sequence tags"):
-                    values = dataset[start : min(start + _BLOCK_SIZE, count)]
+                    values = dataset[first : min(first + _BLOCK_SIZE, count)]
                 if values.dtype.kind == "S":
                     blocks.append(_columns_of_fixed(values))
                 else:
@@ -58,7 +59,7 @@ class TagTable:
                         value if isinstance(value, bytes) else str(value).encode("utf8") for value in values_list
                     ]
                     blocks.append(_columns_of_bytes(encoded))
-                _check_utf8(*blocks[-1], first=start, filename=dataset.file.filename)
+                _check_utf8(*blocks[-1], first=first, filename=dataset.file.filename)
         return cls._from_blocks(blocks)
 
     @classmethod

@@ -26,6 +26,8 @@ __all__ = ["BulkKeys", "Planner", "probe_bulk"]
 
 #: Sequences for which the plan is made at a time.
 SEGMENT_SEQS = 65536
+#: Smaller at the start of a pass, for a quick first batch.
+FIRST_SEGMENT_SEQS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +172,11 @@ class Planner:
         pending: Items | None = None
         is_first = True
         # Functions may draw random numbers or count: give each sequence to them once, so no pending rest is cut again.
-        step = max(num, 1) if ctx.options.limits.has_functions else SEGMENT_SEQS
-        for start in range(0, num, step):
-            end = min(start + step, num)
+        step = max(num, 1) if ctx.options.limits.has_functions else FIRST_SEGMENT_SEQS
+        end = 0
+        while end < num:
+            start, end = end, min(end + step, num)
+            step = min(step * 4, SEGMENT_SEQS)
             items = self._segment(start, end)
             if pending is not None:
                 items = pending.append(items)
