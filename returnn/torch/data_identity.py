@@ -9,7 +9,10 @@ from returnn.datasets.basic import Dataset
 from returnn.datasets.fingerprint import data_fingerprint, fingerprint_changes
 from returnn.log import log
 
-__all__ = ["fingerprints", "report_changed_data"]
+__all__ = ["changed_sequences", "fingerprints", "report_changed_data"]
+
+#: Of a fingerprint: what positions in the data depend on.
+_SEQUENCE_KEYS = ("version", "class", "num_seqs", "lens")
 
 
 def fingerprints(datasets: Mapping[str, object]) -> dict[str, Any]:
@@ -27,6 +30,25 @@ def fingerprints(datasets: Mapping[str, object]) -> dict[str, Any]:
         except Exception as exc:  # of a class of the user, which may raise anything before its first epoch
             print(f"Note: dataset {name!r} has no fingerprint: {type(exc).__name__}: {exc}", file=log.v4)
     return result
+
+
+def changed_sequences(old: object, new: object) -> list[str]:
+    """
+    :param old: fingerprint of a dataset, of a checkpoint
+    :param new: of the dataset now
+    :return: sentences on other sequences (numbers, lengths); other files with the same sequences do not count
+    """
+    return fingerprint_changes(_of_sequences(old), _of_sequences(new))
+
+
+def _of_sequences(fingerprint: object) -> object:
+    if not isinstance(fingerprint, Mapping):
+        return None
+    reduced: dict[str, Any] = {key: fingerprint[key] for key in _SEQUENCE_KEYS if key in fingerprint}
+    children = fingerprint.get("children")
+    if isinstance(children, Mapping):
+        reduced["children"] = {name: _of_sequences(child) for name, child in children.items()}
+    return reduced
 
 
 def report_changed_data(old: object, new: Mapping[str, Any], *, filename: str) -> list[str]:

@@ -50,7 +50,6 @@ class InnerCheckpoints(InnerStart):
     _epoch_is_saved = False
 
     _final_epoch: int | None
-    _fingerprints: Mapping[str, Any] = {}
 
     def save_model(self) -> None:
         """Write the checkpoint of the current epoch."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from returnn.engine.inner_files import inner_checkpoints
 from returnn.engine.model_files import StartPoint
 from returnn.engine.pauses import PausePlan
 from returnn.engine.report import PassReport
-from returnn.errors import CheckpointError, UserError
+from returnn.errors import CheckpointError, DatasetError, UserError
 from returnn.learning_rate_control import EpochData
 from returnn.log import log
 from returnn.options.checkpoint import CheckpointOptions
@@ -27,9 +27,11 @@ from returnn.options.loading import LoadingOptions
 from returnn.options.task import TaskOptions
 from returnn.torch.checkpoint import find_checkpoint_file, load_file
 from returnn.torch.data.loader import Loader
+from returnn.torch.data_identity import changed_sequences
 from returnn.torch.distributed.start import first_rank_decides
 from returnn.torch.epoch_position import EpochPosition, TrainPass
 from returnn.torch.eval_passes import EvalPasses
+from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import Updater
 
 __all__ = ["InnerStart"]
@@ -45,6 +47,10 @@ _OWN_UPDATER_METHODS = ("step", "save_optimizer", "load_optimizer", "finish_epoc
 class InnerStart(EvalPasses):
     """Base of the engine; uses attributes that the engine sets."""
 
+    #: of the datasets of a training, by name; on the rank that writes. Any: see returnn.torch.data_identity
+    _fingerprints: Mapping[str, Any] = {}
+    #: the checkpoint inside an epoch that the training goes on from, without suffix
+    _inner_filename: str | None = None
     #: whether the training starts inside an epoch
     _starts_inside = False
 
@@ -113,7 +119,13 @@ class InnerStart(EvalPasses):
     def _choose_train_start(self) -> StartPoint:
         """:return: the checkpoint to go on from, of an epoch or inside one, the same on all ranks"""
         if self._pauses is None:
-            return self._get_start_point()
+            start = self._get_start_point()
+            options = CheckpointOptions.from_config(self.config)
+            inner = inner_checkpoints(options.model, options.final_epoch) if options.task == "train" else {}
+            if inner and options.start_epoch is None and max(inner)[0] >= start.start_epoch:
+                note = f"warning: {inner[max(inner)]} is not used, since {self._why_no_inner_checkpoints()}."
+                start = dataclasses.replace(start, notes=[*start.notes, note])
+            return start
         return first_rank_decides(self._newest_usable)
 
     def _newest_usable(self) -> StartPoint:
@@ -146,8 +158,14 @@ class InnerStart(EvalPasses):
                     f"it was written by {position.num_ranks} processes, now there are {state.world_size}. "
                     "Inside an epoch their number cannot change."
                 )
-            if position.phase == "train":
-                self._train_loader.load_state_dict(position.ranks[0]["loader"])
+            if position.phase == "eval":
+                return None
+            changes = changed_sequences((checkpoint.get("data") or {}).get("train"), self._fingerprints.get("train"))
+            if changes:
+                return f"the training data have changed since. {' '.join(changes)}"
+            if not isinstance(self._train_dataloader, Loader):
+                return f"the engine {type(self).__name__} has its own loader of the training data."
+            self._train_loader.load_state_dict(position.ranks[0]["loader"])
         except UserError as exc:
             return str(exc)
         return None
@@ -167,6 +185,7 @@ class InnerStart(EvalPasses):
         position = EpochPosition.from_entries(self._restart.position, filename=start.filename)
         if position.phase == "train":
             self._train_loader.load_state_dict(position.ranks[state.rank]["loader"])
+        self._inner_filename = start.filename
         self._position, self._epochs_done = position, position.epochs_done
         assert self.learning_rate_control is not None
         epoch_data = self.learning_rate_control.epoch_data
@@ -198,6 +217,22 @@ class InnerStart(EvalPasses):
         with torch.no_grad():
             for name, x in entries.items():
                 x.copy_(saved[name])
+
+    def _iter_train(self, position: EpochPosition | None) -> Iterator[RawBatch]:
+        """
+        :param position: to go on at, which the loader knows; None: at the start
+        :return: the batches of the pass
+        :raises DatasetError: the data have changed, and the position is none in them
+        """
+        assert self._train_dataloader is not None
+        try:
+            return iter(self._train_dataloader)
+        except DatasetError as exc:
+            if position is None:
+                raise
+            raise DatasetError(
+                f"{exc} To start the epoch again from the checkpoint before, remove {self._inner_filename}.pt."
+            ) from exc
 
     def _going_on_train_pass(self, position: EpochPosition, report: PassReport) -> TrainPass:
         """

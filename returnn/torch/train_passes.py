@@ -124,7 +124,7 @@ class TrainPasses(InnerCheckpoints):
         self._model.train()
         self._init_train_step_run_ctx(train=True)
         with self._pass_report("train", self._train_dataloader) as report:
-            batches = self._even_batches(iter(self._train_dataloader), "train")
+            batches = self._even_batches(self._iter_train(position), "train")
             if position is not None:
                 train_pass = self._going_on_train_pass(position, report)
             self._start_observing("train")

@@ -19,7 +19,7 @@ from returnn._state import process_state_ctx
 from returnn.config import Config
 from returnn.engine.inner_files import inner_checkpoints
 from returnn.engine.pauses import PausePlan
-from returnn.errors import CheckpointError
+from returnn.errors import CheckpointError, DatasetError
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.torch import inner_checkpoints as inner_checkpoints_module
@@ -296,6 +296,31 @@ def test_those_which_nobody_can_go_on_from_are_left(
     out = capsys.readouterr().out
     assert "cannot be used to go on: it was written by 2 processes, now there are 1." in out
     assert ended == "done" and not inner_checkpoints("models/epoch"), "the epoch is done"
+
+
+def test_changed_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset({8}))
+    _run(_config(), seed=1)
+    inner = torch.load("models/epoch.002.step8.pt", weights_only=True)
+    capsys.readouterr()
+    shutil.copytree("models", "before")
+    _run(_config(train=_dataset(9, seq_ordering="random"), num_epochs=2), seed=1)
+    out = capsys.readouterr().out
+    assert "models/epoch.002.step8 cannot be used to go on: the training data have changed since." in out
+    assert "the number of sequences was 12, and now is 9." in out and "Start: resume after epoch 1" in out
+
+    # Not noticed by the fingerprint.
+    shutil.rmtree("models")
+    shutil.copytree("before", "models")
+    del inner["data"]
+    torch.save(inner, "models/epoch.002.step8.pt")
+    with pytest.raises(DatasetError, match="To start the epoch again .* remove models/epoch.002.step8.pt"):
+        _run(_config(train=_dataset(9, seq_ordering="random")), seed=1)
+
+    # An engine that cannot go on there.
+    _run(_config(num_epochs=2), seed=1, engine_class=OwnEpoch)
+    out = capsys.readouterr().out
+    assert "warning: models/epoch.002.step8 is not used, since the engine OwnEpoch has its own train_epoch." in out
 
 
 def test_others_can_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
