@@ -45,30 +45,29 @@ _OTHER_CODES: dict[int, set[int]] = {
 
 #: While files are written, and at the borders of parts of a training. The number is an upper limit here.
 _TRAIN_AIMS = (
-    Moment("created", r"models/.*\.pt\.tmp_write", 8),
-    Moment("changed", r"models/.*\.pt\.tmp_write", 16),
-    Moment("renamed", r"models/.*\.pt", 8),
-    Moment("deleted", r"models/.*\.pt", 4),
-    Moment("created", r"models/.*\.step\d+.*", 6),
-    Moment("renamed", r"models/.*\.step\d+.*", 6),
-    Moment("deleted", r"models/.*\.step\d+.*", 6),
-    Moment("created", r"learning_rates\..*", 4),
-    Moment("renamed", r"learning_rates", 4),
-    Moment("created", r"models/\..*", 1),
-    Moment("line", r"start epoch ", 4),
-    Moment("line", r"Trained |ep \d+ train, ", 30),
-    Moment("line", r"(Evaluating dataset|eval dev|ep \d+ dev)", 4),
-    Moment("line", r"Save ", 6),
-    Moment("line", r"train epoch |ep \d+ train, step ", 40),
-    Moment("line", r"Finished training|Quitting", 1),
+    *(Moment("created", r"models/.*\.pt\.tmp_write", 8, label="a checkpoint is being written"),) * 2,
+    *(Moment("changed", r"models/.*\.pt\.tmp_write", 16, label="a checkpoint is being written"),) * 2,
+    Moment("created", r"models/.*\.step\d+.*", 6, label="a checkpoint is being written"),
+    Moment("renamed", r"models/.*\.pt", 8, label="a checkpoint got its name"),
+    Moment("renamed", r"models/.*\.step\d+.*", 6, label="a checkpoint got its name"),
+    Moment("deleted", r"models/.*\.pt", 4, label="a checkpoint is deleted"),
+    Moment("deleted", r"models/.*\.step\d+.*", 6, label="a checkpoint is deleted"),
+    Moment("created", r"learning_rates\..*", 4, label="the learning-rate file is being written"),
+    Moment("renamed", r"learning_rates", 4, label="the learning-rate file got its name"),
+    Moment("created", r"models/\..*", 1, label="the lock file appears"),
+    Moment("line", r"start epoch ", 4, label="an epoch begins"),
+    Moment("line", r"Trained |Save ", 6, label="an epoch is trained"),
+    Moment("line", r"(Evaluating dataset|eval dev|ep \d+ dev)", 4, label="evaluation"),
+    Moment("line", r"train epoch |ep \d+ train, step ", 40, label="a step"),
+    Moment("line", r"Finished training|Quitting", 1, label="the end"),
 )
 #: Lines with which training and forwarding begin.
 _BEGINS = (r"train epoch |ep \d+ train, step ", r"Writing outputs")
 _FORWARD_AIMS = (
-    Moment("created", r"\.out\.hdf\..*"),
-    Moment("changed", r"\.out\.hdf\..*", 4),
-    Moment("renamed", r"out\.hdf"),
-    Moment("line", r"(Writing outputs|Wrote)"),
+    Moment("created", r"\.+out\.hdf\..*", label="HDF output is being written"),
+    Moment("changed", r"\.+out\.hdf\..*", 4, label="HDF output is being written"),
+    Moment("renamed", r"\.?out\.hdf.*", 2, label="HDF output got its name"),
+    Moment("line", r"(Writing outputs|Wrote)", label="forwarding"),
 )
 
 
@@ -80,7 +79,7 @@ class Round:
     case: Case
     #: What was done, and how the runs ended, in order.
     events: list[str] = dataclasses.field(default_factory=list)
-    #: (signal, kind of moment, exit code)
+    #: (signal, label of the moment, exit code)
     hits: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)
     #: What is not as it should be.
     differences: list[str] = dataclasses.field(default_factory=list)
@@ -210,7 +209,7 @@ class KillMatrix:
             sent = f"{hit}" + ("" if end.was_hit else " (never came)") if hit else "no signal"
             res.events.append(f"{command}-{start}: {sent}: exit code {end.exit_code}{last}")
             if hit and end.was_hit:
-                res.hits.append((signal.Signals(hit.signum).name + "*" * hit.to_all, hit.moment.kind, end.exit_code))
+                res.hits.append((signal.Signals(hit.signum).name + "*" * hit.to_all, hit.moment.label, end.exit_code))
             marks.append(end.mark)
             # The next start may come while processes of this one still live.
             if end.exit_code == 0 or rnd.random() < 0.5:
@@ -269,15 +268,12 @@ def _mistakes(end: End, hit: Hit | None, has_trained: bool) -> Iterator[str]:
 
 def summary(rounds: Sequence[Round]) -> str:
     """:return: the counts"""
+    hits = [hit for r in rounds for hit in r.hits]
     lines = []
-    counts = Counter((name, kind) for r in rounds for name, kind, _ in r.hits)
-    codes = Counter((name, code) for r in rounds for name, _, code in r.hits)
-    for name in sorted({name for name, _ in counts}):
-        kinds = ", ".join(f"{kind} {n}" for (s, kind), n in sorted(counts.items()) if s == name)
-        ends = ", ".join(f"{code}: {n}" for (s, code), n in sorted(codes.items()) if s == name)
-        lines.append(
-            f"{name:9} {sum(n for (s, _), n in counts.items() if s == name):4}  moments: {kinds}; exit codes: {ends}"
-        )
+    for name, num in sorted(Counter(name for name, _, _ in hits).items()):
+        codes = Counter(code for other, _, code in hits if other == name)
+        lines.append(f"{num:5} {name:9} exit codes: " + ", ".join(f"{code}: {n}" for code, n in sorted(codes.items())))
+    lines += [f"{num:5} when: {label}" for label, num in sorted(Counter(label for _, label, _ in hits).items())]
     bad = [r for r in rounds if r.differences]
     lines.append(
         f"{len(rounds)} rounds of {len({r.case.name for r in rounds})} configs, {sum(r.num_starts for r in rounds)} starts, "

@@ -38,6 +38,8 @@ class Moment(NamedTuple):
     number: int = 1
     #: Seconds after it.
     delay: float = 0.0
+    #: For counts.
+    label: str = "at any time"
 
     def __str__(self) -> str:
         what = f" {self.what!r} no. {self.number}" if self.what else ""

@@ -11,11 +11,21 @@ import pytest
 import torch
 
 from tests.robustness.kill_compare import compare_folders, list_folder
+from tests.robustness.kill_matrix import KillMatrix, report, summary
 from tests.robustness.kill_process import FolderEvents, marked_processes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and inotify")
 
 LEARNING_RATES = "{\n1: EpochData(learningRate=0.01, error={\n':meta:time': '2020-02-02',\n'ce': 0.5,\n}),\n}\n"
+
+
+@pytest.mark.slow
+def test_20_rounds(tmp_path: Path) -> None:
+    rounds = list(KillMatrix(tmp_path, seed=1, max_hits=2).run(20, jobs=2))
+    print(summary(rounds))
+    assert not any(res.differences for res in rounds), "\n".join(report(res) for res in rounds if res.differences)
+    # Not all signals come before a training has ended, but most do.
+    assert sum(len(res.hits) for res in rounds) >= 10
 
 
 def _write_run(folder: Path, *, value: float = 1.0, learning_rates: str = LEARNING_RATES) -> Path:
