@@ -50,6 +50,14 @@ declare(
         "datasets that do not know their lengths in advance are then read whole by each worker.",
         tasks=_DATA_TASKS,
     ),
+    Option(
+        "workers_for_small_sets",
+        "bool",
+        False,
+        "False: evaluation datasets of under 50 batches are read in the main process, with the batches that the workers "
+        "would give, unless code of the config is involved or that takes long. True: by workers too.",
+        tasks=("train", "eval"),
+    ),
 )
 
 _USED_KEYS = (
@@ -86,6 +94,7 @@ class LoaderOptions:
     :param pin_memory: None: the loader's user decides (by the device)
     :param start_method: "forkserver" or "spawn"; None: forkserver if the system has it
     :param worker_init_fn: called with the number of the worker at its start. Any: what it returns is not used
+    :param small_sets_in_process: evaluation datasets of few batches need no workers
     :param unused_keys: keys of torch_dataloader_opts that have no effect
     """
 
@@ -96,6 +105,7 @@ class LoaderOptions:
     pin_memory: bool | None = None
     start_method: str | None = None
     worker_init_fn: Callable[[int], Any] | None = None
+    small_sets_in_process: bool = False
     unused_keys: tuple[str, ...] = ()
 
     @property
@@ -166,5 +176,6 @@ class LoaderOptions:
             pin_memory=None if pin_memory is None else bool(pin_memory),
             start_method=_START_METHODS[method],
             worker_init_fn=init,
+            small_sets_in_process=not read(config, "workers_for_small_sets"),
             unused_keys=tuple(unused),
         )

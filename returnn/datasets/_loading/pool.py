@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from returnn._state import state
-from returnn.datasets._loading.address import Resumed, ResumePoint
+from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
 from returnn.datasets._loading.server import limited_threads, needs_torch, start_method, start_server, worker_environ
@@ -320,25 +320,7 @@ class PoolPass:
     @property
     def stats(self) -> PassStats:
         """:return: of all workers so far"""
-        workers = self._pool.workers
-        if len(workers) == 1 or self._pool.is_global:
-            return workers[0].stats
-        merged = PassStats()
-        sizes = [w.stats.num_seqs for w in workers if w.stats.num_seqs is not None]
-        if len(sizes) == len(workers):
-            merged.num_seqs = sum(sizes) if workers[0].stats.is_shard else max(sizes)
-        for worker in workers:
-            merged.dropped.update(worker.stats.dropped)
-            merged.notes += [note for note in worker.stats.notes if note not in merged.notes]
-        resumed = [worker.stats.resumed for worker in workers if worker.stats.resumed is not None]
-        if resumed:
-            merged.resumed = Resumed(
-                sum(r.num_batches for r in resumed),
-                sum(r.num_seqs for r in resumed),
-                max(r.secs for r in resumed),
-                is_read=any(r.is_read for r in resumed),
-            )
-        return merged
+        return PassStats.merged([worker.stats for worker in self._pool.workers], is_global=self._pool.is_global)
 
     def wait_until_in_place(self) -> None:
         """

@@ -77,6 +77,32 @@ class PassStats:
     is_shard: bool = False  # the dataset sharded by itself, num_seqs is of the shard
     resumed: Resumed | None = None  # it went on within the pass
 
+    @classmethod
+    def merged(cls, parts: Sequence[PassStats], *, is_global: bool) -> PassStats:
+        """
+        :param parts: of all workers
+        :param is_global: each of them knows all
+        :return: of the pass
+        """
+        if len(parts) == 1 or is_global:
+            return parts[0]
+        merged = cls()
+        sizes = [part.num_seqs for part in parts if part.num_seqs is not None]
+        if len(sizes) == len(parts):
+            merged.num_seqs = sum(sizes) if parts[0].is_shard else max(sizes)
+        for part in parts:
+            merged.dropped.update(part.dropped)
+            merged.notes += [note for note in part.notes if note not in merged.notes]
+        resumed = [part.resumed for part in parts if part.resumed is not None]
+        if resumed:
+            merged.resumed = Resumed(
+                sum(r.num_batches for r in resumed),
+                sum(r.num_seqs for r in resumed),
+                max(r.secs for r in resumed),
+                is_read=any(r.is_read for r in resumed),
+            )
+        return merged
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:

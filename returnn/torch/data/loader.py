@@ -16,6 +16,7 @@ from returnn.datasets._loading.generators import Generators
 from returnn.datasets._loading.passes import iter_blocks
 from returnn.datasets._loading.pool import PoolPass, WorkerPool
 from returnn.datasets._loading.ranks import data_rank, num_seqs_of_rank
+from returnn.datasets._loading.small_sets import may_be_small, read_small_set
 from returnn.datasets._loading.source import Block, PassContext, PassStats, Role, SourceOptions, alloc_on_heap
 from returnn.errors import ConfigError, DatasetError, ReturnnError
 from returnn.log import log
@@ -192,6 +193,7 @@ class Loader:
         self._pass_id = 0
         self._notes_shown: set[str] = set()
         self._pool: WorkerPool | None = None
+        self._is_large = False  # left to the workers even where small sets are not
         self._rest_pool: WorkerPool | None = None  # of another size, for the rest of a pass
         self._pass: RunningPass | None = None
         self._resume: LoaderState | None = None
@@ -315,7 +317,9 @@ class Loader:
         :param is_resumed: the first block may be empty: all is then as it was before the next one was wanted
         """
         points = running.resume_points() if is_resumed else None
-        if running.num_workers:
+        if running.num_workers and not is_resumed and self._may_be_small():
+            blocks = self._iter_small_set(running)
+        elif running.num_workers:
             pool = self._pool_of(running.num_workers)
             first_worker = running.position().next_worker
             pool_pass = pool.start_pass(running.epoch, points, first_worker=first_worker)
@@ -334,6 +338,29 @@ class Loader:
         loader_options = dataclasses.replace(self.loader_options, num_workers=num_workers)
         self._rest_pool = WorkerPool(self.dataset, self.options, loader_options)
         return self._rest_pool
+
+    def _may_be_small(self) -> bool:
+        """:return: whether to try without workers"""
+        if not self.loader_options.small_sets_in_process or self.options.role != "eval":
+            return False
+        if self._pool is not None or self._is_large:
+            return False
+        self._is_large = not may_be_small(self.dataset, self.options)
+        return not self._is_large
+
+    def _iter_small_set(self, running: RunningPass) -> Iterator[tuple[Block, PassStats]]:
+        """With workers nevertheless, now and from now on, if it is not small."""
+        result = read_small_set(self.dataset, self.options, running.num_workers, running.epoch)
+        if result is None:
+            self._is_large = True
+            if hasattr(self.dataset, "finish_epoch"):  # else a class of the user with the methods to read alone
+                self.dataset.finish_epoch(free_resources=True)
+            yield from self._iter_pool(self._pool_of(running.num_workers).start_pass(running.epoch), wait=False)
+            return
+        blocks, stats = result
+        for block in blocks:
+            yield block, stats
+        yield Block([], []), stats
 
     def _iter_in_process(self, running: RunningPass, resume: ResumePoint | None) -> Iterator[tuple[Block, PassStats]]:
         ctx = PassContext(self.dataset, self.options, running.epoch)
