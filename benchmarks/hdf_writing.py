@@ -4,7 +4,7 @@ Speed of the HDF writers against raw h5py of the same data in blocks of 5,000 se
 
     python benchmarks/hdf_writing.py [--num_seqs 20000] [--dir DIR]
 
-Each line: case, ours, the limit, ratio.
+Each line: case, ours, the limit (processor time, best of three), ratio.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ TARGET = 3.0
 
 
 def timed(func: Callable[[], object]) -> float:
-    """:return: seconds"""
-    start = time.perf_counter()
-    func()
-    return time.perf_counter() - start
+    """:return: seconds of processor time, best of three"""
+    best = float("inf")
+    for _ in range(3):
+        start = time.process_time()
+        func()
+        best = min(best, time.process_time() - start)
+    return best
 
 
 def report(case: str, ours: float, limit: float, num_seqs: int) -> None:
     """Print one line."""
     print(
-        f"{case}: ours {ours:.3f} s = {num_seqs / ours:,.0f} seqs/s, limit {limit:.3f} s, ratio {ours / limit:.1f}",
+        f"{case}: ours {ours:.3f} s = {num_seqs / ours:,.0f} seqs/s, limit {limit:.3f} s, ratio {ours / limit:.1f} "
+        f"(target {TARGET:g}: {'reached' if ours / limit <= TARGET else 'NOT reached'})",
         flush=True,
     )
 

@@ -3,8 +3,8 @@
 Memory over many epochs with workers: the slope of the memory of the training process and of its workers.
 
 A training of a tiny model on one HDF file, with evaluation and checkpoints each epoch, by the engine in this process.
-After each epoch the memory of this process and of all its descendants is summed (proportional set size: shared memory
-counts once). The slope is that of the line through the epochs of the second half.
+After each epoch the memory of this process and of all its descendants is summed (proportional set size of
+anonymous and shared memory: what several share counts once). The slope is that of the line through the epochs of the second half.
 
     python benchmarks/memory.py [--num_epochs 200] [--num_seqs 400] [--workers 2]
 """
@@ -41,7 +41,8 @@ def _children(pid: int) -> list[int]:
 
 def _pss_mib(pid: int) -> float:
     with open(f"/proc/{pid}/smaps_rollup") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("Pss:"))
+        # Not that of files, e.g. libraries: it depends on what other processes of the machine use.
+        return sum(int(line.split()[1]) / 1024 for line in file if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def tree_mib(pid: int | None = None) -> tuple[float, int]:

@@ -591,3 +591,29 @@ def test_dataset_writer_options_and_errors(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="expected 3 labels"), HDFDatasetWriter(path) as writer:
         writer.dump_from_dataset(dataset, use_progress_bar=False)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.hdf"]
+
+
+def test_single_sequences_are_stored_as_batches_are(tmp_path: Path) -> None:
+    """The short way for one sequence per call gives the file that the long way gives."""
+    contents = []
+    for form in (list, tuple):  # tuples go the long way
+        path = tmp_path / f"{form.__name__}.hdf"
+        with SimpleHDFWriter(str(path), dim=3) as writer:
+            data = np.arange(12, dtype="float32").reshape(1, 4, 3)
+            for i, length in enumerate([4, 0, 2, 3]):
+                data += 1
+                writer.insert_batch(data, form([length]), form([f"seq-{i}"]))
+            bad: list[tuple[Any, Any]] = [
+                ([5], ["x"]),
+                ([-1], ["x"]),
+                ([1], ["a\0b"]),
+                ([1], [3]),
+            ]  # Any: of wrong types
+            for bad_len, bad_tag in bad:
+                with pytest.raises(DatasetError):
+                    writer.insert_batch(data, bad_len, bad_tag)
+        with h5py.File(path, "r") as file:
+            contents.append({name: file[name][...].tolist() for name in ("inputs", "seqLengths", "seqTags")})
+            assert dict(file.attrs)["numTimesteps"] == 9
+    assert contents[0] == contents[1]
+    assert [lens[0] for lens in contents[0]["seqLengths"]] == [4, 0, 2, 3]

@@ -129,6 +129,8 @@ class SimpleHDFWriter:
         """
         if not self._atomic.is_open:
             raise DatasetError(describe("insert_batch on a closed writer", where=self._where))
+        if not extra and not extra_seq_len and not self._extras and self._insert_one(inputs, seq_len, seq_tag):
+            return
         main = main_to_frames(inputs, seq_len, dim=self.dim or 1, ndim=self.ndim, where=self._where)
         tags = self._check_tags(seq_tag, main.num_seqs)
         extras = self._check_extras(extra or {}, extra_seq_len or {}, main)
@@ -155,10 +157,51 @@ class SimpleHDFWriter:
         self._num_pending_seqs += main.num_seqs
         self._num_seqs += main.num_seqs
         self._num_timesteps += len(frames)
+        self._note_pending()
+
+    def _insert_one(self, inputs: Any, seq_len: Any, seq_tag: Any) -> bool:
+        """
+        The short way for a single sequence like those before it.
+
+        :param inputs: see :func:`insert_batch`. Any: as there
+        :param seq_len: likewise
+        :param seq_tag: likewise
+        :return: whether it was inserted. If not, it needs all the checks
+        """
+        stream = self._inputs
+        if (
+            stream is None
+            or type(inputs) is not np.ndarray
+            or type(seq_len) is not list
+            or type(seq_tag) is not list
+            or not len(inputs) == len(seq_len) == len(seq_tag) == 1
+            or inputs.dtype != stream.dtype
+            or inputs.ndim != self.ndim + 1
+            or inputs.shape[2:] != stream.frame_shape
+        ):
+            return False
+        length, tag = seq_len[0], seq_tag[0]
+        if type(length) is not int or not 0 <= length <= inputs.shape[1] or type(tag) is not str:
+            return False
+        if not is_storable_text(tag):
+            return False
+        stream.append(inputs[0, :length].copy())  # the caller may change the array later
+        self._rows.append(np.full((1, 1), length, dtype=np.int32))
+        self._tags.append(tag)
+        self._num_pending_seqs += 1
+        self._num_seqs += 1
+        self._num_timesteps += length
+        self._note_pending()
+        return True
+
+    def _note_pending(self) -> None:
+        """After sequences were inserted: write if there are many."""
         self._atomic.loss_warning[:] = [
             f"Warning: {self._where} was not closed, its {self._num_seqs} sequences are lost. Call close()."
         ]
-        pending_bytes = self._inputs.pending_bytes + sum(dataset.pending_bytes for dataset in self._extras.values())
+        pending_bytes = self._inputs.pending_bytes if self._inputs is not None else 0
+        for dataset in self._extras.values():
+            pending_bytes += dataset.pending_bytes
         if pending_bytes >= _MAX_PENDING_BYTES or self._num_pending_seqs >= _MAX_PENDING_SEQS:
             self._flush()
 
