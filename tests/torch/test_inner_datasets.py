@@ -49,8 +49,6 @@ def _config(folder: str, opts: dict[str, Any], *, case: Case) -> Config:  # Any:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_in_the_main_process(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = BY_NAME[name]
-    # Read again from the start, a dataset cannot draw what it drew in between the draws of the training.
-    case = case._replace(config=case.config.replace(" + numpy.random.normal()", ""))
     config = functools.partial(_config, case=case)
     opts = {"num_workers_per_gpu": 0} if "mainline" not in name else {"torch_dataloader_opts": {"num_workers": 0}}
     whole_and_parts(opts, monkeypatch, make_config=config, stop_after={1, 5, 12})

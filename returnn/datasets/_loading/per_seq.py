@@ -263,11 +263,15 @@ def iter_blocks_per_seq(ctx: PassContext, resume: ResumePoint | None = None) -> 
     custom = options.custom
     start = time.perf_counter()
     address = None
-    if custom is None and not options.limits.has_functions and can_jump(ctx.dataset):
-        ctx.keeper = AddressKeeper(ctx.dataset)
+    num_read = 0
+    jumps = can_jump(ctx.dataset)
+    if custom is None and not options.limits.has_functions:
+        keeper = AddressKeeper(ctx.dataset)
         address = resume.address if resume is not None else None
         if address is not None:
-            _jump(ctx, ctx.keeper, address)
+            num_read = 0 if jumps else _read_until(ctx, address.seq_idx)
+            _begin_at(ctx, keeper, address)
+        ctx.keeper = keeper
     if custom is None:
         batches = _limited_batches(ctx, address)
     elif isinstance(custom, BucketOptions):
@@ -284,9 +288,10 @@ def iter_blocks_per_seq(ctx: PassContext, resume: ResumePoint | None = None) -> 
         while num_skip and next(batches, None) is not None:
             num_skip -= options.takes_batch(batch_idx)
             batch_idx += 1
-        num_seqs = ctx.seq_idx - (0 if address is None else address.seq_idx)
+        num_read += ctx.seq_idx - (0 if address is None else address.seq_idx)
         secs = time.perf_counter() - start
-        ctx.stats.resumed = Resumed(resume.num_batches, num_seqs, secs, is_read=address is None)
+        is_read = not jumps or address is None
+        ctx.stats.resumed = Resumed(resume.num_batches, num_read, secs, is_read=is_read)
         yield Block([], [])
     for samples, frac, next_address in batches:
         if options.takes_batch(batch_idx):
@@ -294,8 +299,22 @@ def iter_blocks_per_seq(ctx: PassContext, resume: ResumePoint | None = None) -> 
         batch_idx += 1
 
 
-def _jump(ctx: PassContext, keeper: AddressKeeper, address: SeqAddress) -> None:
-    """Let the pass begin there."""
+def _read_until(ctx: PassContext, seq_idx: int) -> int:
+    """
+    For datasets that can only be read from the start: make the calls that the pass has made until there.
+
+    :param seq_idx: in the shard, of the first sequence that is not read
+    :return: number of sequences
+    """
+    if seq_idx:
+        for _ in iter_seqs(ctx):
+            if ctx.seq_idx + 1 >= seq_idx:
+                break
+    return seq_idx
+
+
+def _begin_at(ctx: PassContext, keeper: AddressKeeper, address: SeqAddress) -> None:
+    """Let the pass go on there. The dataset has read all before, or can jump."""
     ctx.seq_idx = address.seq_idx
     ctx.stats.dropped.update(address.dropped)
     if address.num_draws:

@@ -145,22 +145,33 @@ class SourcePosition:
         return cls(list(value["counts"]), addresses, value["last_worker"])
 
 
+def _of_generators(generators: Generators | None) -> Any:  # Any: plain values
+    return None if generators is None else to_plain(tuple(generators), what="random generators")
+
+
+def _to_generators(value: Any) -> Generators | None:  # Any: of _of_generators
+    return None if value is None else Generators(*from_plain(value))
+
+
 def _address_to_plain(address: SeqAddress) -> dict[str, Any]:
     dropped = [[reason, key, count] for (reason, key), count in address.dropped.items()]
-    generators = None if address.generators is None else to_plain(tuple(address.generators), what="random generators")
     own = to_plain(address.dataset_state, what="state_dict() of the dataset")
-    return {**address._asdict(), "dropped": dropped, "generators": generators, "dataset_state": own}
+    return {
+        **address._asdict(),
+        "dropped": dropped,
+        "generators": _of_generators(address.generators),
+        "dataset_state": own,
+    }
 
 
 def _address_from_plain(value: Mapping[str, Any]) -> SeqAddress:
-    generators = value["generators"]
     return SeqAddress(
         value["seq_idx"],
         value["chunk_idx"],
         value["num_draws"],
         value["batch_idx"],
         {(reason, key): count for reason, key, count in value["dropped"]},
-        None if generators is None else Generators(*from_plain(generators)),
+        _to_generators(value["generators"]),
         from_plain(value["dataset_state"]),
     )
 
@@ -206,10 +217,26 @@ class BufferPosition:
 
     :param num_buffers: full ones before
     :param num_given: batches of this one
+    :param generators: of this process, if it reads, when the buffer began to be filled: the first sequence of its first batch
+        was read already, and the training may have drawn since. None: not known
     """
 
     num_buffers: int = 0
     num_given: int = 0
+    generators: Generators | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """:return: for a checkpoint. Any: plain values"""
+        return {
+            "num_buffers": self.num_buffers,
+            "num_given": self.num_given,
+            "generators": _of_generators(self.generators),
+        }
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> BufferPosition:
+        """:param value: of :func:`to_plain`. Any: as there"""
+        return cls(value["num_buffers"], value["num_given"], _to_generators(value["generators"]))
 
 
 @dataclasses.dataclass
@@ -245,15 +272,14 @@ class LoaderState:
 
     def to_plain(self) -> dict[str, Any]:
         """:return: for a checkpoint. Any: plain values"""
-        generators = None if self.generators is None else to_plain(tuple(self.generators), what="random generators")
-        buffer = None if self.buffer is None else dataclasses.asdict(self.buffer)
+        buffer = None if self.buffer is None else self.buffer.to_plain()
         shallow = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {
             "version": _VERSION,
             **shallow,
             "source": self.source.to_plain(),
             "buffer": buffer,
-            "generators": generators,
+            "generators": _of_generators(self.generators),
         }
 
     @classmethod
@@ -273,9 +299,8 @@ class LoaderState:
             fields = {f.name: value[f.name] for f in dataclasses.fields(cls)}
             fields["source"] = SourcePosition.from_plain(fields["source"])
             if fields["buffer"] is not None:
-                fields["buffer"] = BufferPosition(**fields["buffer"])
-            if fields["generators"] is not None:
-                fields["generators"] = Generators(*from_plain(fields["generators"]))
+                fields["buffer"] = BufferPosition.from_plain(fields["buffer"])
+            fields["generators"] = _to_generators(fields["generators"])
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise DatasetError(

@@ -4,6 +4,8 @@ The running pass of a loader, and its position.
 
 from __future__ import annotations
 
+import dataclasses
+
 from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.generators import Generators
 from returnn.datasets._loading.source import Block, PassStats
@@ -66,15 +68,14 @@ class RunningPass:
         if not pass_stats.is_shard:
             self._num_seqs = pass_stats.num_seqs
 
-    def buffer_begins(self, begin: SourcePosition, num_buffers: int, num_given: int) -> None:
+    def buffer_begins(self, begin: SourcePosition, buffer: BufferPosition) -> None:
         """
         A full shuffling buffer is given now. All of the one before is taken.
 
         :param begin: where its first batch was taken from the sources
-        :param num_buffers: full ones before
-        :param num_given: of its batches that were given before
+        :param buffer: what was given of it before
         """
-        self._buffer_begin, self._buffer = begin, BufferPosition(num_buffers, num_given)
+        self._buffer_begin, self._buffer = begin, buffer
         self._num_batches_before = self.stats.num_batches
 
     def position(self) -> SourcePosition:
@@ -95,7 +96,7 @@ class RunningPass:
         buffer = None
         if self._uses_buffer:
             num_given = self._buffer.num_given + self.stats.num_batches - self._num_batches_before
-            buffer = BufferPosition(self._buffer.num_buffers, num_given)
+            buffer = dataclasses.replace(self._buffer, num_given=num_given)
         return LoaderState(
             epoch=self.epoch,
             options=options,

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._loading.generators import Generators
 from returnn.datasets._loading.source import Block, PassStats
 from returnn.errors import ConfigError
 from returnn.options.batching import OnlineShuffleOptions
+from returnn.torch.data.loader_state import BufferPosition
 from returnn.torch.data.running_pass import RunningPass
 from returnn.torch.data.stages import IterStage
 
@@ -127,15 +129,22 @@ def shuffle_blocks(
     buffer = Block([], [])
     begin = running.source.at(0)
     pass_stats = PassStats()
+    is_in_process = not running.num_workers
+    resumed, filling = start.generators, start.generators
+    if filling is None and is_in_process:
+        filling = Generators.current()
 
     def give() -> Block:
         shuffled = shuffle_block(buffer, rng)
-        running.buffer_begins(begin, num_buffers, num_given)
+        running.buffer_begins(begin, BufferPosition(num_buffers, num_given, filling))
         return Block(shuffled.batches[num_given:], shuffled.infos[num_given:])
 
     try:
         for block, pass_stats in blocks:
             running.source.enter(block)
+            if resumed is not None:  # with the first block, the source is in place
+                resumed.restore()
+                resumed = None
             for i, (batch, info) in enumerate(zip(block.batches, block.infos, strict=True)):
                 if not buffer.batches:
                     begin = running.source.at(i)
@@ -145,6 +154,8 @@ def shuffle_blocks(
                     yield give(), pass_stats
                     buffer = Block([], [])
                     num_buffers, num_given = num_buffers + 1, 0
+                    if is_in_process:
+                        filling = Generators.current()
         if not buffer.batches:
             yield buffer, pass_stats
         else:
