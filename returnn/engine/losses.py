@@ -57,7 +57,12 @@ class LossAccumulator:
     in each step: on a GPU, tensors of up to 100 steps are fetched together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, skips_nonfinite: bool = False) -> None:
+        """
+        :param skips_nonfinite: an inf or nan of one step does not count in the means, as it does not change the weights. A
+            loss that is never finite has the mean nan
+        """
+        self._skips_nonfinite = skips_nonfinite
         self._values: dict[str, float] = {}
         self._norms: dict[str, float] = {}
         self._pending: list[tuple[int, dict[str, tuple[torch.Tensor, Scalar | None]]]] = []
@@ -103,8 +108,9 @@ class LossAccumulator:
             if not self._last.is_finite():
                 self.nonfinite_steps.append(step)
             for name, number in values.items():
-                self._values[name] = self._values.get(name, 0.0) + number
-                self._norms[name] = self._norms.get(name, 0.0) + norms[name]
+                counts = not self._skips_nonfinite or math.isfinite(number)
+                self._values[name] = self._values.get(name, 0.0) + (number if counts else 0.0)
+                self._norms[name] = self._norms.get(name, 0.0) + (norms[name] if counts else 0.0)
         self._pending.clear()
 
     def last_step(self) -> StepLosses:
@@ -120,13 +126,14 @@ class LossAccumulator:
         )
 
     @classmethod
-    def of_sums(cls, parts: Sequence[LossSums]) -> LossAccumulator:
+    def of_sums(cls, parts: Sequence[LossSums], *, skips_nonfinite: bool = False) -> LossAccumulator:
         """
         :param parts: each of other steps, e.g. of several processes
+        :param skips_nonfinite: see the constructor, for further steps
         :return: all together. The sums are exact, so their order does not matter
         """
         names = list(dict.fromkeys(name for part in parts for name in part.values))
-        merged = cls()
+        merged = cls(skips_nonfinite=skips_nonfinite)
         merged._values = {
             name: _exact_sum(part.values[name] for part in parts if name in part.values) for name in names
         }
@@ -139,7 +146,9 @@ class LossAccumulator:
     def means(self) -> dict[str, float]:
         """:return: per loss name sum(values) / sum(norms) over all steps; fetches"""
         self.fetch()
-        return {name: value / self._norms[name] for name, value in self._values.items()}
+        return {
+            name: value / self._norms[name] if self._norms[name] else math.nan for name, value in self._values.items()
+        }
 
 
 def _exact_sum(numbers: Iterable[float]) -> float:

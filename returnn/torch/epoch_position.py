@@ -102,7 +102,7 @@ class EpochPosition:
         :param rank: of this process
         :return: to go on with
         """
-        losses = LossAccumulator.of_sums([_sums_of_entries(self.ranks[rank]["losses"])])
+        losses = LossAccumulator.of_sums([_sums_of_entries(self.ranks[rank]["losses"])], skips_nonfinite=True)
         return TrainPass(EpochMeta.going_on(self.meta), losses, self.step_secs)
 
     @staticmethod

@@ -114,7 +114,8 @@ class TrainPasses(InnerCheckpoints):
         with self._keeping_weights(position is not None):
             self._pass_frame.starts(epoch=self.epoch, step=self._train_step, model=self._model, dataset_name="train")
         self._tell_train_position(0 if position is None else position.num_steps)
-        train_pass = TrainPass(EpochMeta(self._train_step, self._effective_learning_rate), LossAccumulator())
+        meta = EpochMeta(self._train_step, self._effective_learning_rate)
+        train_pass = TrainPass(meta, LossAccumulator(skips_nonfinite=True))
         self._lines.epoch_starts(
             self.get_epoch_str(),
             global_step=self._train_step,

@@ -65,3 +65,16 @@ def test_inf_and_nan() -> None:
     merged = LossAccumulator.of_sums(parts)
     assert math.isnan(merged.means()["a"]) and merged.means()["b"] == 1.0
     assert merged.nonfinite_steps == [0, 0]
+
+
+def test_steps_that_do_not_count() -> None:
+    """In a training: as if they were not there, also after the sums were taken over."""
+    losses = LossAccumulator(skips_nonfinite=True)
+    steps = [(1.0, 2.0), (math.nan, 5.0), (2.0, 3.0), (math.inf, 1.0)]
+    for i, (value, norm) in enumerate(steps):
+        losses.add({name: Loss(torch.tensor(value), name, inv_norm_factor=norm) for name in ("ce", "mse")}, i)
+        losses.add({"never": Loss(torch.tensor(math.nan), "never", inv_norm_factor=1.0)}, 10 + i)
+        losses = LossAccumulator.of_sums([losses.sums()], skips_nonfinite=True)
+    assert losses.means()["ce"] == losses.means()["mse"] == 3.0 / 5.0
+    assert math.isnan(losses.means()["never"])
+    assert losses.num_steps == 8 and losses.nonfinite_steps == [10, 1, 11, 12, 3, 13]
