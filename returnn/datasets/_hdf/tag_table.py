@@ -12,7 +12,7 @@ from returnn.errors import DataFileError, UnknownSeqTagError, describe
 
 __all__ = ["TagTable", "UnknownSeqTagError"]
 
-_BLOCK_SIZE = 1 << 18
+_BLOCK_SIZE = 1 << 16
 
 
 class TagTable:
