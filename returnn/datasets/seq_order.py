@@ -213,7 +213,13 @@ def seq_lens_to_array(seq_lens: SeqLens | Sequence[float], num_seqs: int, *, kee
 
 
 def order_seqs(
-    ordering: SeqOrdering, num_seqs: int, *, seed: int, seq_lens: SeqLens | None = None, where: str = ""
+    ordering: SeqOrdering,
+    num_seqs: int,
+    *,
+    seed: int,
+    seq_lens: SeqLens | None = None,
+    where: str = "",
+    wanted: tuple[int, int] | None = None,
 ) -> SeqOrder:
     """
     The order of the whole corpus.
@@ -223,6 +229,7 @@ def order_seqs(
     :param seed: by :func:`epoch_seed` with the ordering's ``nth``
     :param seq_lens: array [N] or function; needed by the length-based orderings only
     :param where: shown in errors
+    :param wanted: start and end of the positions that matter; the others may be in any order. None: all matter
     :return: corpus indices; [N], except for default_every_n, which drops the last N mod K
     :raises DatasetError: lengths are needed, but not given
     """
@@ -254,7 +261,15 @@ def order_seqs(
     perm = rnd.permutation(num_seqs).astype(numpy.int64, copy=False)
     bounds = numpy.arange(num_bins + 1, dtype=numpy.int64) * num_seqs // num_bins
     if kind == "laplace":
-        return sort_bins(perm, lens, bounds)
+        start, end = (0, num_seqs) if wanted is None else wanted
+        if start >= end:
+            return perm
+        # An even bin first, so that up and down alternate as they do in all.
+        first_bin = (int(numpy.searchsorted(bounds, start, side="right")) - 1) // 2 * 2
+        bounds = bounds[first_bin : int(numpy.searchsorted(bounds, end, side="left")) + 1]
+        start, end = int(bounds[0]), int(bounds[-1])
+        perm[start:end] = sort_bins(perm[start:end], lens, bounds - start)
+        return perm
     perm = perm[stable_argsort(lens[perm])]
     bin_order = rnd.permutation(num_bins)
     if kind == "sort_bin_shuffle_x2":

@@ -127,12 +127,18 @@ class SeqOrderMixin:
         seq_lens = get_seq_len
         if self._seq_order_seq_lens_file and ordering.needs_seq_lens:
             seq_lens = self._get_seq_lens_of_file(num_seqs)
+        num_parts = self.partition_epoch * self._num_shards
+        wanted: tuple[int, int] | None = None
+        if num_parts > 1 and not self.unique_seq_tags and self.seq_tags_filter is None:
+            part_idx = ((epoch or 1) - 1) % self.partition_epoch * self._num_shards + self._shard_index
+            wanted = seq_order_.part_bounds(num_seqs, num_parts, part_idx)
         order = seq_order_.order_seqs(
             ordering,
             num_seqs,
             seed=self._get_random_seed_for_epoch(epoch, num_epochs_fixed=ordering.nth),
             seq_lens=seq_lens,
             where=self._where(),
+            wanted=wanted,
         )
         if self.unique_seq_tags:
             order = seq_order_.unique_seqs(order, self._get_tags_to_order())
