@@ -23,6 +23,7 @@ from returnn.cli.rank_end import leave, leave_in_order, note_failure, part_from_
 from returnn.cli.signals import EXIT_CODE_INTERRUPTED, EXIT_CODE_TERMINATED, SignalHandling, Terminated, end_children
 from returnn.util.launcher import find_launch, set_process_rank
 from returnn.util.rank_failure import RankFailure, write_error_file
+from returnn.util.secret_names import mask_args
 from returnn.util.stop_request import EXIT_CODE_STOPPED, TrainingStopped
 from returnn.util.stop_request import forget as forget_stop_requests
 
@@ -133,7 +134,7 @@ def returnn_greeting(config_filename: str | None = None, command_line_options: S
     Log version, time, host and command line.
 
     :param config_filename: if given, it is named, with its target if it is a symlink
-    :param command_line_options: if given, they are shown
+    :param command_line_options: if given, they are shown, without values of secrets
     """
     import socket
 
@@ -147,7 +148,7 @@ def returnn_greeting(config_filename: str | None = None, command_line_options: S
         if os.path.islink(config_filename):
             print(f"RETURNN config is symlink to: {os.readlink(config_filename)}", file=log.v4)
     if command_line_options is not None:
-        print(f"RETURNN command line options: {list(command_line_options)}", file=log.v4)
+        print(f"RETURNN command line options: {mask_args(command_line_options)}", file=log.v4)
     print(f"Hostname: {socket.gethostname()}", file=log.v4)
 
 

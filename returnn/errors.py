@@ -7,6 +7,8 @@ The types also inherit from the builtin exceptions that client code of the peers
 
 from __future__ import annotations
 
+from returnn.util.safe_repr import safe_repr
+
 __all__ = [
     "ReturnnError",
     "UserError",
@@ -44,6 +46,7 @@ def describe(
     expected: str | None = None,
     got: object = None,
     todo: str | None = None,
+    name: str | None = None,
 ) -> str:
     """
     Build an error text by the project's template.
@@ -51,20 +54,16 @@ def describe(
     :param what: what happened, without final period
     :param where: option, file, line, dataset, seq tag
     :param expected: what would have been right
-    :param got: the offending value; its repr is shortened
+    :param got: the offending value; its repr is shortened, and without secrets
     :param todo: what the user can do about it
+    :param name: of the value; under the name of a secret it is not shown
     :return: one line, e.g. ``option "batch_size" is invalid (in my.config): expected int > 0, got -1 (int). Set ...``
     """
     text = what
     if where:
         text += f" (in {where})"
     if expected is not None:
-        try:
-            shown = repr(got)
-        except Exception:  # too deep, or a broken class
-            shown = "a value that cannot be shown"
-        if len(shown) > 200:
-            shown = shown[:200] + "..."
+        shown = safe_repr(got, limit=200, name=name)
         text += f": expected {expected}, got {shown} ({type(got).__name__})"
     text += "."
     if todo:
@@ -99,7 +98,9 @@ class OptionError(ConfigError):
         :param todo: example of a right value
         """
         self.option_name = name
-        super().__init__(describe(f'option "{name}" is invalid', where=where, expected=expected, got=got, todo=todo))
+        super().__init__(
+            describe(f'option "{name}" is invalid', where=where, expected=expected, got=got, todo=todo, name=name)
+        )
 
 
 class MissingOptionError(ConfigError, KeyError):

@@ -25,6 +25,8 @@ from returnn.cli import rank_end
 from returnn.errors import UserError, WorkerError
 from returnn.log import StdoutHandler, log
 from returnn.util.rank_failure import prefix_lines
+from returnn.util.safe_repr import cut_middle
+from returnn.util.secret_values import find_secrets, hide
 
 __all__ = ["sentence", "short_report", "report", "report_and_leave", "install", "ignore_broken_pipe"]
 
@@ -33,6 +35,8 @@ _LIBRARY_DIRS = tuple(
     os.path.abspath(path) + os.sep
     for path in {sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+
+_MAX_REPORT_LEN = 20_000
 
 #: Writes the long dump of an exception to a stream.
 Dump = Callable[[BaseException, TextIO], None]
@@ -120,13 +124,22 @@ def report(exc: BaseException, *, dump: Dump | None = None) -> None:
     ignore_broken_pipe(sys.stdout)
     first = rank_end.failed_before()
     if first is not None:
-        rank_end.say_cause(first, rank_end.own_sentence(exc, sentence(exc)))
+        rank_end.say_cause(first, rank_end.own_sentence(exc, _without_secrets(sentence(exc), exc)))
         return
     try:
-        sys.stderr.write(prefix_lines(short_report(exc)))
+        sys.stderr.write(prefix_lines(_without_secrets(short_report(exc), exc)))
         sys.stderr.flush()
     except (OSError, ValueError):  # nobody reads, or it is closed, or the disk is full
         ignore_broken_pipe(sys.stderr)
+
+
+def _without_secrets(text: str, exc: BaseException) -> str:
+    """:return: without values of secrets, and not longer than somebody reads"""
+    text = cut_middle(text, _MAX_REPORT_LEN)
+    try:
+        return hide(text, find_secrets(exc))
+    except Exception:  # a variable of a strange class; the names in the text are still looked at
+        return hide(text)
 
 
 def _log_dump(exc: BaseException, dump: Dump | None) -> None:
@@ -137,7 +150,8 @@ def _log_dump(exc: BaseException, dump: Dump | None) -> None:
     if dump is not None:
         dump(exc, buffer)
     else:
-        buffer.writelines(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        buffer.write(_without_secrets(text, exc))
     text = buffer.getvalue().rstrip("\n")
     record = logging.LogRecord("returnn", logging.ERROR, __file__, 0, "%s", (text,), None)
     for handler in handlers:

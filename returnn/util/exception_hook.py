@@ -16,7 +16,8 @@ from typing import TextIO
 
 from returnn._state import state
 from returnn.errors import UserError
-from returnn.util.better_exchook import better_exchook, format_exception_with_locals
+from returnn.util.better_exchook import better_exchook
+from returnn.util.secret_values import find_secrets, hide
 from returnn.util.thread_traces import dump_all_thread_tracebacks
 
 __all__ = ["init_better_exchook", "dump_exception", "excepthook"]
@@ -26,10 +27,10 @@ _logger = logging.getLogger("returnn")
 
 def dump_exception(exc: BaseException, stream: TextIO) -> None:
     """
-    The long dump: stacks of all threads, then the traceback with local variables (by ``better_exchook`` if installed).
+    The long dump: stacks of all threads, then the traceback with local variables, without values of secrets.
 
     :param exc: with its traceback
-    :param stream: gets the text; colours only if it is a terminal
+    :param stream: gets the text; no colours
     """
     thread = threading.current_thread()
     print(f"Unhandled exception {type(exc)} in thread {thread}, proc {os.getpid()}.", file=stream)
@@ -37,10 +38,10 @@ def dump_exception(exc: BaseException, stream: TextIO) -> None:
         return
     dump_all_thread_tracebacks(exclude_self=True, file=stream)
     try:
-        better_exchook(type(exc), exc, exc.__traceback__, file=stream, autodebugshell=False)
+        better_exchook(type(exc), exc, exc.__traceback__, file=stream)
     except Exception as dump_exc:  # whatever goes wrong there, the exception itself must be seen
-        print(f"(better_exchook failed: {type(dump_exc).__name__}: {dump_exc})", file=stream)
-        print(format_exception_with_locals(exc), file=stream)
+        print(f"(No local variables: {type(dump_exc).__name__}: {dump_exc})", file=stream)
+        print(hide("".join(traceback.format_exception(type(exc), exc, exc.__traceback__))), file=stream)
 
 
 def excepthook(exc_type: type[BaseException], exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -63,9 +64,10 @@ def excepthook(exc_type: type[BaseException], exc: BaseException | None, tb: Tra
     with contextlib.suppress(OSError, ValueError):  # nobody reads
         sys.stdout.flush()
         if not isinstance(exc, (UserError, KeyboardInterrupt)):
-            traceback.print_exception(type(exc), exc, tb, file=sys.stderr)
+            text = "".join(traceback.format_exception(type(exc), exc, tb)).rstrip("\n")
         else:
-            print(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, file=sys.stderr)
+            text = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+        print(hide(text, find_secrets(exc)), file=sys.stderr)
         sys.stderr.flush()
 
 

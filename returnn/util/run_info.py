@@ -13,6 +13,7 @@ from typing import Any
 from returnn._state import state
 from returnn.util.env import get_hostname
 from returnn.util.git_info import describe_returnn_version
+from returnn.util.secret_names import mask_args
 from returnn.util.time_format import get_utc_start_time_filename_part, start_time
 
 __all__ = ["should_write_to_disk", "log_runtime_info_to_dir"]
@@ -43,7 +44,7 @@ def log_runtime_info_to_dir(path: str, config: Any) -> None:
     name = f"returnn.{get_utc_start_time_filename_part()}.{get_hostname()}.{os.getpid()}"
     content = [
         f"Time: {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(start_time))}",
-        f"Call: {sys.argv}",
+        f"Call: {mask_args(sys.argv)}",
         f"Path: {os.getcwd()}",
         f"Hostname: {get_hostname()}",
         f"PID: {os.getpid()}",

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Collection
 from typing import TextIO
 
+from returnn.util.secret_names import mask_text
+
 __all__ = ["dump_all_thread_tracebacks"]
 
 
@@ -41,5 +43,5 @@ def dump_all_thread_tracebacks(
         if thread_id in excluded:
             print("(Excluded thread.)\n", file=file)
             continue
-        print("".join(traceback.format_stack(frame)), file=file)
+        print(mask_text("".join(traceback.format_stack(frame))), file=file)
     print("That were all threads.", file=file)

@@ -42,8 +42,8 @@ from returnn.util.debug import init_better_exchook
 from returnn.log import log
 from returnn.errors import ConfigError
 init_better_exchook()
-def inner(secret_value):
-    if secret_value: raise {exc}
+def inner(local_value):
+    if local_value: raise {exc}
 {log}
 print("normal output")
 inner("the value of the local")
@@ -65,11 +65,10 @@ def test_hook_short_on_stderr_long_in_log_file(tmp_path: Path) -> None:
     assert proc.stdout == "normal output\n"
     lines = proc.stderr.splitlines()
     assert lines[0] == "Traceback (most recent call last):" and lines[-1] == "ValueError: the reason"
-    assert "secret_value = " not in proc.stderr and "the value of the local" not in proc.stderr.replace(lines[2], "")
+    assert "local_value = " not in proc.stderr and "the value of the local" not in proc.stderr.replace(lines[2], "")
     text = (tmp_path / "my.log").read_text()
     assert "Unhandled exception <class 'ValueError'> in thread <_MainThread" in text
-    # With the package better_exchook: those variables that the lines of the traceback use.
-    assert "secret_value = " in text and "the value of the local" in text and "\x1b" not in text
+    assert "local_value = " in text and "the value of the local" in text and "\x1b" not in text
     assert "That were all threads." in text
 
 
@@ -82,7 +81,7 @@ def test_hook_user_error_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_exchook_installed")
 def test_hook_verbosity_5_dumps_to_stdout(tmp_path: Path) -> None:
     proc = _run(_FAIL.format(exc="ValueError('x')", log="log.initialize(verbosity=[5])"), tmp_path)
-    assert "secret_value = " in proc.stdout and "\x1b" not in proc.stdout
+    assert "local_value = " in proc.stdout and "\x1b" not in proc.stdout
     assert proc.stderr.splitlines()[-1] == "ValueError: x"
 
 

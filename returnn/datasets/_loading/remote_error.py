@@ -8,13 +8,17 @@ import dataclasses
 import os
 import pickle
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 from returnn.errors import ReturnnError, WorkerError
+from returnn.util.safe_repr import cut_middle
+from returnn.util.secret_values import find_secrets, hide
 
 __all__ = ["RemoteError", "RemoteTraceback", "add_place"]
 
+
+_MAX_TEXT_LEN = 20_000
 
 #: File, line number, function, and source line.
 Frame: TypeAlias = tuple[str, int | None, str, str | None]
@@ -30,6 +34,15 @@ def add_place(exc: BaseException, where: str) -> None:
     if isinstance(exc, ReturnnError) and not exc.is_located and exc.args and isinstance(exc.args[0], str):
         exc.args = (f"{exc.args[0]} (While reading {where}.)", *exc.args[1:])
         exc.is_located = True
+
+
+def _without_secrets(value: Any, secrets: Collection[str]) -> Any:
+    """Any: an attribute of an exception. :return: with texts, also those in lists and tuples, without the secrets"""
+    if isinstance(value, str):
+        return hide(value, secrets)
+    if type(value) in (list, tuple):
+        return type(value)(_without_secrets(item, secrets) for item in value)
+    return value
 
 
 class RemoteTraceback(Exception):
@@ -77,17 +90,24 @@ class RemoteError:
         :param where: what was being read
         :param who: the kind of process, for the message
         """
+        secrets = find_secrets(exc)  # they are here, so the other process would not know them
         original = None
         if isinstance(exc, ReturnnError):
             try:
-                original = pickle.dumps((type(exc), exc.args, vars(exc)))
+                attributes = {name: _without_secrets(value, secrets) for name, value in vars(exc).items()}
+                original = pickle.dumps((type(exc), _without_secrets(exc.args, secrets), attributes))
             except Exception:  # an own class or attribute of the user that does not pickle: text only
                 original = None
         text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-        frames = tuple((f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(exc.__traceback__))
+        text = hide(cut_middle(text, _MAX_TEXT_LEN), secrets)
+        frames = tuple(
+            (f.filename, f.lineno, f.name, f.line and hide(f.line, secrets))
+            for f in traceback.extract_tb(exc.__traceback__)
+        )
         if isinstance(exc.__cause__, RemoteTraceback):  # of a process of this process
             frames += tuple(exc.__cause__.frames)
         message = " ".join([str(exc), *(f"({note})" for note in getattr(exc, "__notes__", ()))])
+        message = hide(cut_middle(message, _MAX_TEXT_LEN), secrets)
         return cls(type(exc).__name__, message, text, where, os.getpid(), frames, original, who)
 
     def to_exception(self) -> Exception:
