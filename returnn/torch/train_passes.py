@@ -10,6 +10,7 @@ import torch
 
 from returnn._state import state
 from returnn.engine.losses import LossAccumulator
+from returnn.engine.model_files import existing_models
 from returnn.engine.report import PassReport
 from returnn.engine.time_limit import TimeLimit
 from returnn.errors import DatasetError
@@ -47,6 +48,8 @@ class TrainPasses(InnerCheckpoints):
         try:
             with self._saving_inside_epochs():
                 self._check_epoch_missing_eval()
+                if self._start_epoch > self._final_epoch:
+                    self._clean_up_at_end()
                 self.set_epoch(self._start_epoch)
                 while self.epoch <= self._final_epoch:
                     self._time_limit.epoch_starts(self._secs_of_earlier_runs())
@@ -59,6 +62,14 @@ class TrainPasses(InnerCheckpoints):
             self._close_observers()
             self.close_loaders()
         self._lines.train_ends(epoch=self.epoch - 1, global_step=self._train_step)
+
+    def _clean_up_at_end(self) -> None:
+        """All epochs are done already: delete the checkpoints that the run before had no time for, stopped in its last evaluation."""
+        options = CheckpointOptions.from_config(self.config)
+        stored = existing_models(options.model) if options.model else {}
+        if options.cleanup and stored and max(stored) == self._final_epoch:
+            self.epoch = max(stored)  # it is always kept
+            self.cleanup_old_models()
 
     def set_epoch(self, epoch: int) -> None:
         """:param epoch: which the next passes over the datasets are for"""
