@@ -75,6 +75,11 @@ class PausePlan:
             self.saved()
         return pause
 
+    def note_time(self) -> None:
+        """Within long passes without pauses, e.g. evaluations: a stop is requested if ``stop_after_minutes`` are over."""
+        if self._stop_at is not None and self._clock() >= self._stop_at:
+            stop_request.request("stop_after_minutes")
+
     def wanted(self) -> Pause | None:
         """:return: what the time and the signals of this process ask for"""
         if self._has_clocks:

@@ -127,6 +127,8 @@ class EvalPasses(ShardedPasses, StepReports, AveragedWeights):
         ):
             self._start_observing(name)
             for step_idx, (data, run_ctx) in enumerate(self._steps(self._even_batches(batches, name), name=name)):
+                if self._pauses is not None:
+                    self._pauses.note_time()
                 if process_state.stop_reason is not None:
                     raise_if_requested()
                 step_start = time.time()

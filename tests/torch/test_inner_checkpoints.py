@@ -367,6 +367,29 @@ def test_limits_of_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert len(inner_checkpoints("models/epoch")) == 1
 
 
+def test_limit_of_time_in_an_evaluation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+
+    class SlowEval(Engine):
+        def run_eval_step(self, data: Any, run_ctx: RunCtx) -> Any:  # Any: as in the base
+            nonlocal now
+            now += 1000.0
+            return super().run_eval_step(data, run_ctx)
+
+    monkeypatch.setattr(inner_start, "PausePlan", functools.partial(PausePlan, clock=lambda: now))
+    engine, ended = _run(_config(stop_after_minutes=10, max_seqs=1), seed=1, engine_class=SlowEval)
+    out = capsys.readouterr().out
+    assert ended == "stopped" and now == 1000.0, "after the first step of the evaluation"
+    assert f"Stopping (stop_after_minutes) in epoch 1, after training step {engine._train_step}." in out
+
+
+def test_cleanup_after_a_stop_in_the_last_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    opts = {"cleanup_old_models": {"keep_last_n": 1, "keep_best_n": 0, "keep": []}, "max_seqs": 2}
+    whole, _ = _run(_config_in("steps", opts), seed=1)
+    assert "epoch.003.pt" in os.listdir("steps") and "epoch.002.pt" not in os.listdir("steps")
+    whole_and_parts(opts, monkeypatch, stop_after=set(), stops_in_eval={whole._train_step: 1})
+
+
 def test_failed_writing_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Interrupted, "stop_after", frozenset({3}))
     _run(_config(), seed=1)
