@@ -316,11 +316,17 @@ class PoolPass:
         self._pool = pool
         self._pass_id = pass_id
         self._next_check = time.monotonic() + _CHECK_SECS
+        self._parts: list[PassStats] = []
+        self._merged = PassStats()  # of the parts: asked for with each batch, but they come with blocks of them
 
     @property
     def stats(self) -> PassStats:
         """:return: of all workers so far"""
-        return PassStats.merged([worker.stats for worker in self._pool.workers], is_global=self._pool.is_global)
+        parts = [worker.stats for worker in self._pool.workers]
+        if len(parts) != len(self._parts) or any(new is not old for new, old in zip(parts, self._parts, strict=True)):
+            self._parts = parts
+            self._merged = PassStats.merged(parts, is_global=self._pool.is_global)
+        return self._merged
 
     def wait_until_in_place(self) -> None:
         """
