@@ -100,8 +100,14 @@ def _hint(text: str) -> str:
     return "" if meant == text else f'Did you mean "{meant}"? '
 
 
+# More is no number of anything, and may be more than int() takes.
+_MAX_DIGITS = 18
+
+
 def _positive(part: str) -> int | None:
-    return int(part) if part.isascii() and part.isdigit() and int(part) > 0 else None
+    if not part.isascii() or not part.isdigit() or len(part) > _MAX_DIGITS:
+        return None
+    return int(part) or None
 
 
 def parse_seq_ordering(text: str, *, where: str = "") -> SeqOrdering:
