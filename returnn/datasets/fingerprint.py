@@ -19,7 +19,7 @@ import numpy
 from returnn.datasets.basic import Dataset
 from returnn.util.file_cache import CachedFile
 
-__all__ = ["FINGERPRINT_VERSION", "data_fingerprint", "fingerprint_changes"]
+__all__ = ["FINGERPRINT_VERSION", "constructor_arguments", "data_fingerprint", "fingerprint_changes"]
 
 #: Fingerprints of another version are not compared.
 FINGERPRINT_VERSION = 1
@@ -119,11 +119,11 @@ def _all_file_names(dataset: Dataset, depth: int) -> Iterator[str]:
 def _file_names(dataset: Dataset) -> list[str]:
     """:return: of the dataset, each once"""
     names = list(dataset.corpus_files())
-    names += _existing_files_in(_constructor_arguments(dataset).values(), depth=0)
+    names += _existing_files_in(constructor_arguments(dataset).values(), depth=0)
     return list(dict.fromkeys(names))
 
 
-def _constructor_arguments(dataset: Dataset) -> Mapping[str, Any]:
+def constructor_arguments(dataset: Dataset) -> Mapping[str, Any]:
     """:return: {} if they are not known. Any: each has its own type"""
     try:
         _, (_, kwargs, *_) = dataset.__reduce__()

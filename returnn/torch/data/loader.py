@@ -28,6 +28,7 @@ from returnn.torch.data.custom_batching import PipelineBatching
 from returnn.torch.data.loader_state import (
     LoaderState,
     describe_options,
+    describe_order,
     num_workers_for_rest,
     option_changes,
 )
@@ -237,7 +238,10 @@ class Loader:
             return self._resume.to_plain()
         if self._pass is None:
             return {}
-        return self._pass.state(describe_options(self.options, self._shuffling)).to_plain()
+        return self._pass.state(self._describe_options()).to_plain()
+
+    def _describe_options(self) -> dict[str, str]:
+        return {**describe_options(self.options, self._shuffling), **describe_order(self.dataset)}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """
@@ -253,7 +257,7 @@ class Loader:
         if not state:
             return
         resume = LoaderState.from_plain(state, where=f"dataset {self.name!r}")
-        changes = option_changes(resume.options, describe_options(self.options, self._shuffling))
+        changes = option_changes(resume.options, self._describe_options())
         if changes:
             raise DatasetError(
                 f"dataset {self.name!r}: epoch {resume.epoch} cannot go on where it was, since its batches are made in "

@@ -5,7 +5,7 @@ The position of a loader in a pass, and its state in a form that safe loading of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy
@@ -14,6 +14,8 @@ import torch
 from returnn.datasets._loading.address import ResumePoint, SeqAddress
 from returnn.datasets._loading.generators import Generators
 from returnn.datasets._loading.source import Block, SourceOptions
+from returnn.datasets.basic import Dataset
+from returnn.datasets.fingerprint import constructor_arguments
 from returnn.errors import DatasetError
 from returnn.options.batching import OnlineShuffleOptions
 
@@ -23,6 +25,7 @@ __all__ = [
     "SourcePosition",
     "SourceProgress",
     "describe_options",
+    "describe_order",
     "from_plain",
     "num_workers_for_rest",
     "option_changes",
@@ -32,6 +35,17 @@ __all__ = [
 #: Of the state. Another one cannot be read.
 _VERSION = 1
 _ARRAY = "__ndarray__"
+#: Options of datasets -> values that are the same as none. (random_seed_offset is filled in by ranks.)
+_ORDER_OPTIONS: Mapping[str, tuple[object, ...]] = {
+    "seq_ordering": (None, "default"),
+    "partition_epoch": (None, 0, 1),
+    "repeat_epoch": (None, 0, 1),
+    "fixed_random_seed": (None,),
+    "unique_seq_tags": (None, False),
+    "seq_order_control_dataset": (None,),
+}
+_MAX_DEPTH = 8
+_MAX_CHILDREN = 1000
 
 
 def to_plain(value: Any, *, what: str) -> Any:
@@ -334,6 +348,35 @@ def describe_options(options: SourceOptions, shuffling: OnlineShuffleOptions | N
     return {name: _as_text(value) for name, value in values.items()}
 
 
+def describe_order(dataset: object) -> dict[str, str]:
+    """
+    :param dataset: of the loader
+    :return: its options, and those of datasets in it, that the order of the sequences depends on: path of the option -> value
+        as text; without those which have no effect. Empty: of a class of the user that does not keep its arguments
+    """
+    return dict(_order_options(dataset, path="", depth=0))
+
+
+def _order_options(value: object, *, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """:param value: dataset, or options of one"""
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(value, Dataset):
+        value = constructor_arguments(value)
+    if not isinstance(value, Mapping):
+        return
+    for key, option in value.items():
+        name = f"{path}{key}"
+        if key in _ORDER_OPTIONS:
+            if option not in _ORDER_OPTIONS[key]:
+                yield name, _as_text(option)
+        elif isinstance(option, (Mapping, Dataset)):
+            yield from _order_options(option, path=f"{name}/", depth=depth + 1)
+        elif isinstance(option, (list, tuple)) and len(option) <= _MAX_CHILDREN:
+            for i, item in enumerate(option):
+                yield from _order_options(item, path=f"{name}/{i}/", depth=depth + 1)
+
+
 def _as_text(value: Any) -> str:  # Any: of options
     """:return: the same in each run of the program"""
     if isinstance(value, Mapping):
@@ -354,7 +397,7 @@ def option_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """:return: e.g. ``batch_size was 100, is 200``"""
     names = [*old, *(name for name in new if name not in old)]
     return [
-        f"{name} was {old.get(name, 'unknown')}, is {new.get(name, 'unknown')}"
+        f"{name} was {old.get(name, 'not set')}, is {new.get(name, 'not set')}"
         for name in names
         if old.get(name) != new.get(name)
     ]

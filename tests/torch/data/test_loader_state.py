@@ -518,6 +518,28 @@ def test_other_options_are_refused() -> None:
         assert str(exc_info.value).endswith("Restore the options, or start the epoch again.")
 
 
+def test_another_order_is_refused() -> None:
+    static = {
+        "class": "StaticDataset",
+        "data": [{"data": numpy.zeros((3, 2), dtype="float32")}] * 12,
+        "output_dim": {"data": (2, 2)},
+    }
+    meta = {"class": "MetaDataset", "data_map": {"data": ("a", "data")}, "seq_order_control_dataset": "a"}
+
+    def loader(seq_ordering: str, **opts: Any) -> Loader:  # Any: options
+        child = {**static, "seq_ordering": seq_ordering, **opts}
+        return make(init_dataset({**meta, "datasets": {"a": child}}))
+
+    before = loader("random", partition_epoch=1)
+    next(iter(before))
+    state = before.state_dict()
+    loader("random").load_state_dict(state)  # the same
+    with pytest.raises(DatasetError, match="datasets/a/seq_ordering was 'random', is not set"):
+        loader("default").load_state_dict(state)
+    with pytest.raises(DatasetError, match="datasets/a/partition_epoch was not set, is 2"):
+        loader("random", partition_epoch=2).load_state_dict(state)
+
+
 def test_other_data_is_refused() -> None:
     loader = make(BulkDataset([*LENS, 3]))
     loader.load_state_dict(_state())
