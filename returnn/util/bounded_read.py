@@ -5,17 +5,37 @@ Reading of compressed data that may be a bomb: small in the file, and more than 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from typing import IO
 
 from returnn.errors import DataFileError
 
-__all__ = ["max_unpacked_bytes", "read_all", "decompress"]
+__all__ = ["max_unpacked_bytes", "read_all", "decompress", "packed_by"]
 
 #: Up to this size, anything is unpacked. Above, only what is packed less than so many times: text reaches about 20.
 _MIN_BYTES = 256 << 20
 _MAX_RATIO = 500
 _STEP_BYTES = 16 << 20
+
+
+# First bytes, which no text has.
+_FORMATS = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "zip": re.compile(rb"PK(?:\x03\x04|\x05\x06)"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "7-zip": re.compile(rb"7z\xbc\xaf\x27\x1c"),
+}
+
+
+def packed_by(start: bytes) -> str | None:
+    """
+    :param start: the first 10 bytes of a file
+    :return: the program that its content is compressed by, e.g. "bzip2"; None if by none that is known, as text is
+    """
+    return next((name for name, magic in _FORMATS.items() if magic.match(start)), None)
 
 
 def max_unpacked_bytes(packed_bytes: int) -> int:

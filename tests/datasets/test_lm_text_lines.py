@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -98,3 +101,11 @@ def test_no_copy_of_a_plain_file(tmp_path: Path) -> None:
     lines = TextLines.from_file(str(path))
     assert not isinstance(lines._buffer, bytes)
     assert isinstance(lines._starts, numpy.ndarray)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, lambda data: gzip.compress(gzip.compress(data))])
+def test_other_packing_is_no_text(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(pack(b"hello\n"))
+    with pytest.raises(DataFileError, match=r"is no text: its content is compressed by (bzip2|xz|gzip)\. .*unpack it"):
+        TextLines.from_file(str(path))

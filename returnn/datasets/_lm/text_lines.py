@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy
 
 from returnn.errors import DataFileError
-from returnn.util.bounded_read import read_all
+from returnn.util.bounded_read import packed_by, read_all
 
 __all__ = ["TextLines"]
 
@@ -69,9 +69,15 @@ class TextLines:
         """
         :param filename: plain text or compressed by gzip
         :param keep_empty: keep lines of white space only, as empty lines
-        :raises DataFileError: missing, or broken
+        :raises DataFileError: missing, broken, or compressed by something else
         """
         buffer = _read_buffer(filename)
+        packing = packed_by(buffer[:10])
+        if packing is not None:
+            raise DataFileError(
+                f"Text file {filename!r} is no text: its content is compressed by {packing}. Plain text and text compressed once"
+                " by gzip are read: unpack it, or compress it by gzip."
+            )
         view = numpy.frombuffer(buffer, dtype=numpy.uint8)
         starts, ends = _find_lines(view)
         if len(starts) and buffer[:3] == _BOM:
