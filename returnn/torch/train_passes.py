@@ -101,12 +101,13 @@ class TrainPasses(InnerCheckpoints):
         self._epoch_is_saved = False
         if position is None or position.phase == "train":
             self._train_pass(position)
-            if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
-                self.save_model()
-                self._save_optimizer()
-                self._note_epoch_is_saved()
         else:
             self._restart.restore_rng()
+        # After a stop in the evaluation only if save_interval or num_epochs has changed: else there would be nothing to go on from.
+        if self.epoch % self._save_model_epoch_interval == 0 or self.epoch == self._final_epoch:
+            self.save_model()
+            self._save_optimizer()
+            self._note_epoch_is_saved()
         with self._stopping_after_train_pass():
             if position is None or position.phase == "train":
                 self.eval_model()
