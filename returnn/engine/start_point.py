@@ -7,7 +7,7 @@ import glob
 import os
 from collections.abc import Mapping
 
-from returnn.engine.inner_files import InnerKey, is_inner_name
+from returnn.engine.inner_files import InnerKey, inner_checkpoints, is_inner_name
 from returnn.engine.model_files import (
     MODEL_POSTFIX,
     StartPoint,
@@ -248,7 +248,7 @@ def _choose_for_other_task(options: CheckpointOptions, models: dict[int, str]) -
         describe(
             "No model given but task is not training!",
             where=f"task = {options.task!r}, and there is no checkpoint of model = {options.model!r}",
-            todo='Set e.g. load = "models/epoch.010.pt", or allow_random_model_init = True',
+            todo='Set e.g. load = "models/epoch.010.pt", or allow_random_model_init = True' + _or_inner(options),
         ).replace("!.", "!")
         if not problems
         else describe(f"No usable checkpoint: {'; '.join(problems)}", todo='Set e.g. load = "models/epoch.010.pt"')
@@ -310,9 +310,15 @@ def _missing_epoch(options: CheckpointOptions, epoch: int, option: str, models: 
         describe(
             f'option "{option}" needs the checkpoint of epoch {epoch}, but {missing!r} does not exist',
             where=f"existing epochs: {_epochs_str(models) or 'none'}",
-            todo="Choose one of the existing epochs",
+            todo="Choose one of the existing epochs" + _or_inner(options),
         )
     )
+
+
+def _or_inner(options: CheckpointOptions) -> str:
+    """:return: end of a sentence on what to do: the newest checkpoint inside an epoch, if there is one"""
+    inner = inner_checkpoints(options.model)
+    return "" if not inner else f', or set load = "{inner[max(inner)]}{MODEL_POSTFIX}", which is from inside an epoch'
 
 
 def _epochs_str(epochs: dict[int, str] | list[int]) -> str:

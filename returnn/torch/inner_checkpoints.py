@@ -245,6 +245,13 @@ class InnerCheckpoints(InnerStart):
         assert self._writer is not None
         self._writer.wait()
         print(f"Stopping ({reason}) in {self.get_epoch_str()}, after training step {self._train_step}.", file=log.v1)
+        start_epoch = CheckpointOptions.from_config(self.config).start_epoch
+        if start_epoch is not None:
+            print(
+                f"Warning: start_epoch = {start_epoch}: the next start begins with epoch {start_epoch} again. "
+                "Remove the option to go on here.",
+                file=log.v1,
+            )
         raise TrainingStopped(reason)
 
 

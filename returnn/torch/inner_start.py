@@ -31,6 +31,7 @@ from returnn.torch.data_identity import changed_sequences
 from returnn.torch.distributed.start import first_rank_decides
 from returnn.torch.epoch_position import EpochPosition, TrainPass
 from returnn.torch.eval_passes import EvalPasses
+from returnn.torch.start_report import preview_learning_rate
 from returnn.torch.step_reports import RawBatch
 from returnn.torch.updater import Updater
 
@@ -189,11 +190,19 @@ class InnerStart(EvalPasses):
         self._position, self._epochs_done = position, position.epochs_done
         assert self.learning_rate_control is not None
         epoch_data = self.learning_rate_control.epoch_data
+        planned = preview_learning_rate(self.learning_rate_control, start.start_epoch)
         data = epoch_data.get(start.start_epoch)
         if data is None:
             epoch_data[start.start_epoch] = EpochData(position.learning_rate)
         elif data.learning_rate is None:
             data.learning_rate = position.learning_rate
+        now = epoch_data[start.start_epoch].learning_rate
+        if planned != now:
+            print(
+                f"Note: epoch {start.start_epoch} goes on with its learning rate, {now}; by the options as they are now it "
+                f"would be {planned}. They hold from the next epoch on.",
+                file=log.v1,
+            )
 
     def _secs_of_earlier_runs(self) -> float:
         """:return: seconds that they spent in the epoch that begins"""

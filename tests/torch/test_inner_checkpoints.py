@@ -19,7 +19,7 @@ from returnn._state import process_state_ctx
 from returnn.config import Config
 from returnn.engine.inner_files import inner_checkpoints
 from returnn.engine.pauses import PausePlan
-from returnn.errors import CheckpointError, DatasetError
+from returnn.errors import CheckpointError, DatasetError, UserError
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
 from returnn.torch import inner_checkpoints as inner_checkpoints_module
@@ -296,6 +296,35 @@ def test_those_which_nobody_can_go_on_from_are_left(
     out = capsys.readouterr().out
     assert "cannot be used to go on: it was written by 2 processes, now there are 1." in out
     assert ended == "done" and not inner_checkpoints("models/epoch"), "the epoch is done"
+
+
+def test_changed_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those which do not keep the training from going on, but should be told."""
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset({2, 3}))
+    _run(_config(start_epoch=1), seed=1)
+    out = capsys.readouterr().out
+    assert "Warning: start_epoch = 1: the next start begins with epoch 1 again. Remove the option to go on here." in out
+    for task in ("eval", "forward"):
+        for opts in ({}, {"load_epoch": 1}):
+            config = _config(task=task, forward_step=print, **opts)
+            with pytest.raises(
+                UserError, match=r'or set load = "models/epoch.001.step2.pt", which is from inside an epoch'
+            ):
+                Engine.get_start_point(config)
+    _run(_config(learning_rate=0.5), seed=1)
+    out = capsys.readouterr().out
+    assert "Note: epoch 1 goes on with its learning rate, 0.01; by the options as they are now it would be 0.5." in out
+    monkeypatch.setattr(Interrupted, "stop_after", frozenset())
+    _run(_config(), seed=1)
+    assert "learning rate, 0.01" not in capsys.readouterr().out
+
+
+def test_number_of_epochs_lowered_after_a_stop_in_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupted, "stops_in_eval", {6: 1})
+    _, ended = _run(_config(save_interval=3, max_seqs=2, batch_size=1000), seed=1)
+    assert ended == "stopped" and sorted(os.listdir("models")) == ["epoch.001.step6.opt.pt", "epoch.001.step6.pt"]
+    _, ended = _run(_config(save_interval=3, max_seqs=2, batch_size=1000, num_epochs=1), seed=1)
+    assert ended == "done" and sorted(os.listdir("models")) == ["epoch.001.opt.pt", "epoch.001.pt"]
 
 
 def test_changed_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
