@@ -35,6 +35,8 @@ __all__ = [
 
 MODEL_POSTFIX = ".pt"
 OPTIMIZER_POSTFIX = ".opt.pt"
+#: Added to the name of a file or folder while it is written.
+HALF_WRITTEN_POSTFIX = ".tmp_write"
 #: A folder with the parts of all ranks, in place of the optimizer file; see returnn.torch.distributed.sharded_checkpoint.
 SHARDED_POSTFIX = ".dcp"
 #: In that folder: JSON with the sizes of all other files by name.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from returnn.engine.inner_files import InnerKey, inner_checkpoints, is_inner_name
 from returnn.engine.model_files import (
+    HALF_WRITTEN_POSTFIX,
     MODEL_POSTFIX,
     StartPoint,
     epoch_model_filename,
@@ -164,7 +165,8 @@ def _choose_existing(
         notes.append("warning: none of the existing checkpoints can be used; they will be overwritten.")
         return None
     first_saved = min(options.save_interval, max(options.final_epoch, 1))
-    if list(models) == [first_saved] and trained_epochs and max(trained_epochs) == newest:
+    stored_scores = bool(trained_epochs) and max(trained_epochs) == newest
+    if list(models) == [first_saved] and (stored_scores or _was_killed_while_saving_optimizer(models[newest])):
         # Killed between the model file and the optimizer file of the first checkpoint ever: nothing to go back to.
         notes.append("warning: this was the first checkpoint of the training, so it starts anew.")
         return None
@@ -182,6 +184,12 @@ def _choose_existing(
             f"{' (and remove the broken file)' if has_optimizer(models[newest]) else ''}, or start_epoch = 1 to start anew",
         )
     )
+
+
+def _was_killed_while_saving_optimizer(path: str) -> bool:
+    """:return: whether the file (or folder) that was being written is still there, so that the checkpoint is our own"""
+    names = (optimizer_filename(path), sharded_folder(path))
+    return any(os.path.lexists(name + HALF_WRITTEN_POSTFIX) for name in names)
 
 
 def _choose_before_start_epoch(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 import torch
 
+from returnn.engine.model_files import HALF_WRITTEN_POSTFIX
 from returnn.errors import CheckpointError
 from returnn.log import log
 from returnn.util.optional_import import optional_import
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 #: A file that is being written has this added to its name; a leftover of a killed process is overwritten by the next save.
-TMP_POSTFIX = ".tmp_write"
+TMP_POSTFIX = HALF_WRITTEN_POSTFIX
 _UNSAFE_OPTION = "unsafe_load"
 
 

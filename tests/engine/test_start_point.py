@@ -219,6 +219,15 @@ def test_killed_while_saving_the_first_checkpoint() -> None:
         _start(save_interval=2)
 
 
+@pytest.mark.parametrize("postfix", [".opt.pt", ".dcp"])
+def test_killed_while_saving_the_first_checkpoint_without_learning_rate_file(postfix: str) -> None:
+    write_epochs(1, opt=False)
+    write(f"m/ep.001{postfix}.tmp_write")
+    start = _start()
+    assert start.kind == "fresh"
+    assert "this was the first checkpoint of the training" in start.notes[-1]
+
+
 def test_start_epoch_at_a_broken_checkpoint() -> None:
     write_epochs(1, 2, 3)
     write("m/ep.002.pt", content=b"PK")
