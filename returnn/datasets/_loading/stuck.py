@@ -51,6 +51,7 @@ class StuckWatch:
         self._clock = clock
         self._waiting_since: float | None = None
         self._next_secs = PATIENCE_SECS
+        self._was_said = False
 
     @property
     def is_waiting(self) -> bool:
@@ -79,6 +80,7 @@ class StuckWatch:
             self._next_secs = PATIENCE_SECS
         elif secs >= self._next_secs:
             self._next_secs = secs + min(secs, _MAX_REPEAT_SECS)
+            self._was_said = True
             print(self.text(secs, status), file=file or log.v1, flush=True)
 
     def text(self, secs: float, status: Status | None) -> str:
@@ -98,7 +100,8 @@ class StuckWatch:
 
         :param file: default is log.v1
         """
-        was_said = self._next_secs > PATIENCE_SECS
+        # Also if it made progress before it sent something.
+        was_said, self._was_said = self._was_said, False
         since, self._waiting_since, self._next_secs = self._waiting_since, None, PATIENCE_SECS
         if state.status_page is not None:
             state.status_page.note("")

@@ -158,6 +158,18 @@ def test_line_after_ten_seconds() -> None:
     assert not watch.is_waiting
 
 
+def test_goes_on_is_said_although_progress_comes_before_the_data() -> None:
+    watch, view, now, out = _make_watch()
+    _wait(watch, now, 12, out)
+    view.status = Status(now[0], epoch=2, position=6, tag="u", is_tag_of_position=True, activity="reading")
+    _wait(watch, now, 3, out)
+    watch.done(file=out)
+    assert len(out.lines) == 2 and out.lines[1] == "worker 0 goes on, after 15 s."
+    _wait(watch, now, 3, out)
+    watch.done(file=out)
+    assert len(out.lines) == 2
+
+
 def test_slow_is_not_stuck() -> None:
     watch, view, now, out = _make_watch()
     for position in range(20):
