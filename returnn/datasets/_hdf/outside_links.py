@@ -40,7 +40,7 @@ def check_links(h5_file: h5py.File, filename: str) -> None:
             for name in group:
                 link = group.get(name, getlink=True)
                 if isinstance(link, h5py.ExternalLink):
-                    _check(link.filename, f"{group.name}/{name}", filename)
+                    _check(link.filename, f"{str(group.name).rstrip('/')}/{name}", filename)
                 elif isinstance(link, h5py.HardLink):
                     member = group[name]
                     if isinstance(member, h5py.Group):
