@@ -106,8 +106,10 @@ def _choose_inner(
             f"{inner[max(inner)]}."
         )
         return None
-    if options.mainline_dialect and options.load_epoch and not options.load:
-        return None  # asks for that epoch
+    if options.mainline_dialect and options.load_epoch and not options.load:  # asks for that epoch
+        newest = inner[max(inner)]
+        notes.append(f"warning: load_epoch = {options.load_epoch}: the checkpoint inside an epoch {newest} is ignored.")
+        return None
     done, problems = newest_whole(models, need_optimizer=not options.allow_missing_optimizer)
     own_notes = [f"warning: {problem}; that checkpoint is not used." for problem in problems]
     for epoch, step in sorted(inner, reverse=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from returnn.engine.inner_files import inner_checkpoints
 from returnn.engine.model_files import StartPoint
 from returnn.engine.start_point import choose_start
 from returnn.errors import CheckpointError, ConfigError
@@ -147,6 +148,34 @@ def test_initialize_model_ignores_own_checkpoints() -> None:
     assert _triple(_start(task="initialize_model", start_epoch=3)) == ("fresh", None, None)
     write("x.pt")
     assert _triple(_start(task="initialize_model", load="x")) == ("load", None, "x")
+
+
+def test_inside_an_epoch() -> None:
+    write_epochs(1, 2)
+    for name in ("m/ep.002.step20", "m/ep.003.step25", "m/ep.003.step30"):
+        for postfix in (".pt", ".opt.pt"):
+            write(name + postfix)
+
+    def start(**config: Any) -> StartPoint:  # Any: options
+        options = CheckpointOptions.from_config({"model": "m/ep", "num_epochs": 9, **config})
+        return choose_start(options, inner=inner_checkpoints("m/ep", 9))
+
+    newest = start(load="m/ep.001.pt")
+    assert _triple(newest) == ("resume", 2, "m/ep.003.step30") and newest.step == 30 and newest.start_epoch == 3
+    assert newest.notes == ["load is ignored, since there are checkpoints of this training."]
+    for config in ({"start_epoch": 2}, {"load_epoch": 1, "extern_data": {}}):
+        asked = start(**config)
+        assert _triple(asked) == ("resume", 1, "m/ep.001") and asked.step is None
+        (note,) = [note for note in asked.notes if "m/ep.003.step30" in note]
+        assert note.startswith(f"warning: {next(iter(config))} = ") and "ignored" in note
+
+    write("m/ep.003.step30.pt", content=WHOLE[:10])
+    before = start()
+    assert before.filename == "m/ep.003.step25" and "m/ep.003.step30.pt is broken" in before.notes[0]
+    os.remove("m/ep.003.step25.opt.pt")
+    after = start()
+    assert _triple(after) == ("resume", 2, "m/ep.002") and after.step is None, "the epoch is done, step 20 was before"
+    assert "optimizer file m/ep.003.step25.opt.pt does not exist" in after.notes[1]
 
 
 def test_load_epoch_in_training() -> None:
