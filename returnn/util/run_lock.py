@@ -127,9 +127,7 @@ class Holder:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         except (ValueError, OverflowError, OSError):
             since = "an unknown time"
-        return (
-            f"process {self.pid} on host {self.host}, since {since} ({hms(max(0.0, time.time() - self.since))} ago)"
-        )
+        return f"process {self.pid} on host {self.host}, since {since} ({hms(max(0.0, time.time() - self.since))} ago)"
 
 
 def _machine() -> str:
@@ -228,11 +226,11 @@ class RunLock:
 
     def release(self) -> None:
         """Give the lock back, and remove the file. Without lock nothing happens."""
-        fd, self._fd = self._fd, None
-        if fd is None:
-            return
         self._released.set()
         with self._mutex, contextlib.suppress(OSError):
+            fd, self._fd = self._fd, None
+            if fd is None:
+                return
             try:
                 # After another process has taken it over, it is not ours any more.
                 if self._is_file(fd) and self._read(fd) == self._holder:
@@ -352,6 +350,8 @@ class RunLock:
             with self._mutex, contextlib.suppress(OSError):
                 if self._fd != fd:
                     return
+                if not self._is_file(fd):
+                    fd = self._put_back(fd)
                 if self._is_file(fd) and self._read(fd) != self._holder:
                     self._on_line(
                         f"Warning: another run has taken over {self.filename}, since this one did not touch it for long: two "
@@ -359,6 +359,24 @@ class RunLock:
                     )
                     return
                 os.utime(fd if os.utime in os.supports_fd else self.filename)
+
+    def _put_back(self, fd: int) -> int:
+        """
+        The file, or its folder, was removed, and maybe the next checkpoint has made the folder again.
+
+        :return: the new open file, with the lock
+        :raises OSError: there is no folder, or another run has made the file: then that one has the lock
+        """
+        if self._holder is None:
+            return fd
+        new_fd = os.open(self.filename, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
+        if _flock(new_fd) is False:  # another run was faster, after we made it
+            os.close(new_fd)
+            return fd
+        os.write(new_fd, self._holder.to_text())
+        self._fd = new_fd
+        os.close(fd)
+        return new_fd
 
 
 def _closer(ref: weakref.ref[RunLock]) -> Callable[[], None]:

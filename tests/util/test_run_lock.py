@@ -179,6 +179,20 @@ def test_who_was_taken_over_says_so_and_leaves_the_file(tmp_path: Path) -> None:
     assert Holder.from_text(Path(lock.filename).read_bytes()) == other
 
 
+def test_removed_with_its_folder_it_comes_back_with_the_folder(tmp_path: Path) -> None:
+    with _lock(tmp_path) as lock:
+        path = Path(lock.filename)
+        path.unlink()
+        path.parent.rmdir()
+        path.parent.mkdir()  # by the next checkpoint
+        deadline = time.monotonic() + 30
+        while not (path.exists() and path.read_bytes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(ModelInUseError, match=f"process {os.getpid()} on host"):
+            _lock(tmp_path).acquire()
+    assert not path.exists()
+
+
 def test_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
     lines = _Lines()
