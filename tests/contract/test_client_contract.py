@@ -200,7 +200,7 @@ def _tool(name: str, *args: object, cwd: Path, check: bool = True) -> subprocess
 @pytest.mark.slow
 def test_training_job_writes_while_it_runs(training: Training) -> None:
     models, learning_rates = json.loads((training.work_dir / "seen.json").read_text())
-    assert models == ["epoch.001.opt.pt", "epoch.001.pt"]
+    assert models == [".epoch.lock", "epoch.001.opt.pt", "epoch.001.pt"]
     path = training.work_dir / "seen_learning_rates"
     path.write_text(learning_rates)
     data = client_code.read_learning_rates(path)

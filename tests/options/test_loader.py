@@ -50,7 +50,12 @@ def test_dataloader_opts() -> None:
     }
     options = LoaderOptions.from_config({"torch_dataloader_opts": opts})
     assert options == LoaderOptions(
-        prefetch_blocks=5, persistent=False, pin_memory=True, start_method="spawn", unused_keys=("timeout",)
+        prefetch_blocks=5,
+        persistent=False,
+        pin_memory=True,
+        start_method="spawn",
+        unused_keys=("timeout",),
+        small_sets_in_process=True,
     )
     assert LoaderOptions.from_config({"torch_dataloader_opts": {"multiprocessing_context": "fork"}}).unused_keys == (
         "multiprocessing_context",

@@ -265,7 +265,7 @@ def test_full_disk_and_missing_permission(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied", kwargs["dir"])
 
     monkeypatch.setattr("returnn.util.fs.tempfile.mkstemp", mkstemp)
-    with pytest.raises(DataFileError, match="Cannot make 'o.zip': .*Permission denied.*space"):
+    with pytest.raises(DataFileError, match="Cannot write '.*o.zip': Permission denied. Check the permissions"):
         BlissToZip("c.xml", "o.zip", NoAudio(), recordings_must_exist=False).run()
     assert _tmp_files(tmp_path) == []
 

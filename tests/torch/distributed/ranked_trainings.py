@@ -16,6 +16,7 @@ import torch
 
 from returnn import frontend as rf
 from returnn._state import state
+from returnn.cli.rank_end import leave_in_order
 from returnn.config import Config, global_config_ctx
 from returnn.errors import ReturnnError
 from returnn.options.distributed import DistributedOptions
@@ -455,3 +456,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_in_order(0)  # as rnn.py: destructors of C++ libraries abort the process now and then

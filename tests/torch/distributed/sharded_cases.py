@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from returnn.cli.rank_end import leave_in_order
 from returnn.options.sharding import MixedPrecision, ShardingOptions
 from returnn.torch.distributed.sharded_model import ShardedModel
 from returnn.torch.distributed.tensors import is_sharded, like_parameter, whole_model_state, whole_tensor
@@ -282,3 +283,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_in_order(0)  # as rnn.py: destructors of C++ libraries abort the process now and then
