@@ -56,6 +56,8 @@ class ProcessState:
     # Written and read through that module.
     num_stop_acceptors: int = 0
     stop_reason: str | None = None
+    # A warning that came before anybody could save (returnn.util.stop_request.remember); taken over by the first accept_stops.
+    early_stop_reason: str | None = None
     # Texts of the warnings which are shown only once per process. Used by returnn.log and BehaviorVersion.
     shown_warnings: set[str] = dataclasses.field(default_factory=set)
     # Defaults of returnn.util.pprint.pretty_print: characters; arrays as exact expressions.

@@ -42,7 +42,10 @@ def signal_handler(signum: int, frame: FrameType | None) -> None:
     (:mod:`returnn.util.stop_request`): SLURM and SGE can send it when the limit of time is near.
     """
     is_new = stop_request.requested() is None
-    stops = signum == getattr(signal, "SIGUSR1", None) and stop_request.request("SIGUSR1")
+    is_warning = signum == getattr(signal, "SIGUSR1", None)
+    stops = is_warning and stop_request.request("SIGUSR1")
+    if is_warning and not stops:
+        stop_request.remember("SIGUSR1")
     text = io.StringIO()
     print(f"Signal handler: got signal {format_signum(signum)}", file=text)
     if stops and is_new:

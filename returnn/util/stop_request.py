@@ -22,6 +22,7 @@ __all__ = [
     "accept_stops",
     "forget",
     "raise_if_requested",
+    "remember",
     "request",
     "requested",
     "will_stop_on_request",
@@ -63,6 +64,8 @@ def accept_stops() -> Iterator[None]:
     ends.
     """
     state.num_stop_acceptors += 1
+    if state.early_stop_reason is not None:
+        state.stop_reason, state.early_stop_reason = state.early_stop_reason, None
     try:
         yield
     except TrainingStopped:
@@ -81,7 +84,7 @@ def _leave() -> None:
 
 def forget() -> None:
     """For the start of another run in the same process."""
-    state.num_stop_acceptors, state.stop_reason = 0, None
+    state.num_stop_acceptors, state.stop_reason, state.early_stop_reason = 0, None, None
 
 
 def will_stop_on_request() -> bool:
@@ -101,6 +104,16 @@ def request(reason: str) -> bool:
     if state.stop_reason is None:
         state.stop_reason = reason
     return True
+
+
+def remember(reason: str) -> None:
+    """
+    For a warning that ends nothing, and came while nobody accepted it, e.g. while the model was made: the training stops after
+    its first step.
+
+    :param reason: as in :func:`request`
+    """
+    state.early_stop_reason = reason
 
 
 def requested() -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from returnn.cli.signals import SignalHandling, Terminated, end_children
+from returnn.util import stop_request
 from returnn.util.signals import signal_handler
 from tests.cli.helpers import command, environment, rnn, write_config
 
@@ -244,3 +245,4 @@ def test_usr1_in_the_middle_of_a_print(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setattr(sys, "stdout", Busy())
     signal_handler(signal.SIGUSR1, None)
     assert "got signal 10 (SIGUSR1)" in capfd.readouterr().out
+    stop_request.forget()  # a training that begins in this process now would stop after its first step

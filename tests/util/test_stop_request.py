@@ -67,3 +67,17 @@ def test_after_the_stop_signals_change_nothing() -> None:
     assert stop_request.will_stop_on_request()  # until the process ends
     stop_request.forget()
     assert not stop_request.will_stop_on_request()
+
+
+def test_a_warning_that_comes_too_early_is_remembered() -> None:
+    """SLURM's signal while the model is made: the training stops after its first step."""
+    stop_request.remember("SIGUSR1")
+    assert stop_request.requested() is None
+    with accept_stops():
+        assert stop_request.requested() == "SIGUSR1"
+    with accept_stops():
+        assert stop_request.requested() is None
+    stop_request.remember("SIGUSR1")
+    stop_request.forget()
+    with accept_stops():
+        assert stop_request.requested() is None
