@@ -152,16 +152,16 @@ def test_exception_in_a_function_of_the_config_shows_its_frames_only(tmp_path: P
     assert "Quitting" not in result.err
 
 
-_LOCAL = re.compile(r"secret = (<local> )?17")  # as we write it, and the package better_exchook
+_LOCAL = re.compile(r"seventeen = (<local> )?17")  # as we write it, and the package better_exchook
 
 
 def test_the_long_dump_goes_to_the_log_file_only(tmp_path: Path) -> None:
     write_config(
-        tmp_path, "task = 'config:f'\nlog = 'my.log'\nlog_verbosity = 4\ndef f():\n    secret = 17\n    secret / 0\n"
+        tmp_path, "task = 'config:f'\nlog = 'my.log'\nlog_verbosity = 4\ndef f():\n    seventeen = 17\n    seventeen / 0\n"
     )
     result = rnn(["my.config"], tmp_path)
     assert result.code == 1
-    shown = result.out.replace("    secret = 17\n", "") + result.err
+    shown = result.out.replace("    seventeen = 17\n", "") + result.err
     assert not _LOCAL.search(shown)
     text = (tmp_path / "my.log").read_text()
     assert _LOCAL.search(text)
@@ -172,7 +172,7 @@ def test_the_long_dump_goes_to_the_log_file_only(tmp_path: Path) -> None:
 
 
 def test_the_long_dump_goes_to_stdout_at_verbosity_5(tmp_path: Path) -> None:
-    write_config(tmp_path, "task = 'config:f'\nlog_verbosity = 5\ndef f():\n    secret = 17\n    secret / 0\n")
+    write_config(tmp_path, "task = 'config:f'\nlog_verbosity = 5\ndef f():\n    seventeen = 17\n    seventeen / 0\n")
     result = rnn(["my.config"], tmp_path)
     assert "Unhandled exception" in result.out and _LOCAL.search(result.out)
     assert "\x1b[" not in result.out
