@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from tests.robustness.crafted_files import craft
 from tests.robustness.read_file import READERS
 from tests.robustness.server import ReadServer
+
+#: Every third case by default, since all take about a minute; all before a release.
+ALL_CASES = bool(os.environ.get("RETURNN_TEST_ALL_CASES"))
 
 
 @pytest.mark.slow
@@ -18,7 +22,9 @@ def test_no_crash_no_hang(tmp_path: Path) -> None:
     num = 0
     readers = set()
     try:
-        for case in craft(tmp_path):
+        for number, case in enumerate(craft(tmp_path)):
+            if number % 3 and not ALL_CASES:
+                continue
             result = server.read(case.reader, case.path)
             num += 1
             readers.add(case.reader)
@@ -28,5 +34,5 @@ def test_no_crash_no_hang(tmp_path: Path) -> None:
     finally:
         server.close()
     assert not bad, f"{len(bad)} of {num}:\n" + "\n".join(bad)
-    assert num >= 700
+    assert num >= (700 if ALL_CASES else 250)
     assert readers == set(READERS)
