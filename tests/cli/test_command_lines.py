@@ -157,7 +157,8 @@ _LOCAL = re.compile(r"seventeen = (<local> )?17")  # as we write it, and the pac
 
 def test_the_long_dump_goes_to_the_log_file_only(tmp_path: Path) -> None:
     write_config(
-        tmp_path, "task = 'config:f'\nlog = 'my.log'\nlog_verbosity = 4\ndef f():\n    seventeen = 17\n    seventeen / 0\n"
+        tmp_path,
+        "task = 'config:f'\nlog = 'my.log'\nlog_verbosity = 4\ndef f():\n    seventeen = 17\n    seventeen / 0\n",
     )
     result = rnn(["my.config"], tmp_path)
     assert result.code == 1
