@@ -41,6 +41,7 @@ from returnn.options.model import LoadedModelOptions, ModelOptions
 from returnn.options.optimizer import AmpOptions, OptimizerOptions, read_optimizer
 from returnn.options.passes import PassOptions
 from returnn.options.training import EngineOptions
+from returnn.torch.checkpoint import save_file_atomic
 from returnn.torch.compiled_step import compile_step_function
 from returnn.torch.data.extern_data import extern_data_template_from_config_opts, extern_data_template_from_dataset
 from returnn.torch.data.loader import EpochSource, Loader, Role, create_loader
@@ -58,7 +59,7 @@ from returnn.torch.float_dtype import float_dtype_of_name
 from returnn.torch.forward_data import read_as_it_is
 from returnn.torch.forward_passes import ForwardPasses
 from returnn.torch.mainline_api import MainlineApi
-from returnn.torch.model_state import build_model, save_model_checkpoint
+from returnn.torch.model_state import build_model
 from returnn.torch.optim.factory import check_optimizer_options
 from returnn.torch.pass_frame import PassFrame
 from returnn.torch.restart import RestartState
@@ -343,20 +344,8 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         if filename is None:
             return
         print(f"Save model under {filename}{self.FILE_POSTFIX}", file=log.v4)
-        save_model_checkpoint(
-            filename + self.FILE_POSTFIX,
-            model_state,
-            epoch=self.epoch,
-            step=self._train_step,
-            learning_rate=self._effective_learning_rate,
-            more=self._averages_for_checkpoint(model_state),
-            restart=RestartState.capture(
-                self.learning_rate_control,
-                first_epoch=self._restart.first_epoch or self._start_epoch,
-                rng_of_others=rng_of_others,
-                data=self._fingerprints,
-            ),
-        )
+        content = self._model_file_content(model_state, rng_of_others=rng_of_others)
+        save_file_atomic(content, filename + self.FILE_POSTFIX)
 
     def _save_optimizer(self) -> None:
         """Write the optimizer state of the current epoch, and remove old ones."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from returnn._state import state
@@ -149,8 +149,30 @@ class InnerCheckpoints(InnerStart):
         assert prefix
         filename = inner_filename(prefix, self.epoch, self._train_step)
         print(f"Save checkpoint inside the epoch under {filename}{self.FILE_POSTFIX}", file=log.v4)
-        model_state = self._model.state_dict()
-        model = model_file_content(
+        model = self._model_file_content(
+            self._model.state_dict(), rng=rng, rng_of_others=rng_of_others, position=position.as_entries()
+        )
+        optimizer = self._updater.optimizer_file_content(epoch=self.epoch, step=self._train_step, inside_epoch=True)
+        model, optimizer = to_host((model, optimizer))
+        job = functools.partial(_write, model, optimizer, filename=filename, prefix=prefix, epoch=self.epoch)
+        self._writer.submit(job, what=filename + str(self.FILE_POSTFIX))
+
+    def _model_file_content(
+        self,
+        model_state: Mapping[str, Any],
+        *,
+        rng: RngState | None = None,
+        rng_of_others: Sequence[RngState] = (),
+        position: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """
+        :param model_state: state dict of the model. Any: modules can have extra state of any type
+        :param rng: states of the random generators to go on with; None: as they are
+        :param rng_of_others: of rank 1, 2, ...
+        :param position: inside the epoch; None: it is done. Any: plain values and tensors
+        :return: of a model file of this training, not copied
+        """
+        return model_file_content(
             model_state,
             epoch=self.epoch,
             step=self._train_step,
@@ -161,14 +183,10 @@ class InnerCheckpoints(InnerStart):
                 first_epoch=self._restart.first_epoch or self._start_epoch,
                 rng=rng,
                 rng_of_others=rng_of_others,
-                position=position.as_entries(),
+                position=position,
                 data=self._fingerprints,
             ),
         )
-        optimizer = self._updater.optimizer_file_content(epoch=self.epoch, step=self._train_step, inside_epoch=True)
-        model, optimizer = to_host((model, optimizer))
-        job = functools.partial(_write, model, optimizer, filename=filename, prefix=prefix, epoch=self.epoch)
-        self._writer.submit(job, what=filename + str(self.FILE_POSTFIX))
 
     def _used_eval_loaders(self) -> dict[str, bool]:
         return {name: was_used(loader) for name, loader in self._eval_dataloaders.items()}

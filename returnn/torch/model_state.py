@@ -23,7 +23,6 @@ from returnn.torch.checkpoint import (
     get_model_state,
     load_file,
     load_model_state,
-    save_file_atomic,
 )
 from returnn.torch.context import init_load_run_ctx
 from returnn.torch.ema import averages_to_go_on_with, key_of_weights
@@ -36,7 +35,7 @@ from returnn.util.seeds import model_creation_seed
 if TYPE_CHECKING:
     from returnn.engine.base import EngineBase
 
-__all__ = ["LoadedModel", "build_model", "model_file_content", "save_model_checkpoint"]
+__all__ = ["LoadedModel", "build_model", "model_file_content"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,28 +155,6 @@ def _as_int(value: object, what: str, path: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise CheckpointError(f"Checkpoint {path}: entry {what!r} is {value!r}, expected an int.")
     return value
-
-
-def save_model_checkpoint(
-    path: str,
-    model_state: Mapping[str, Any],
-    *,
-    epoch: int,
-    step: int,
-    learning_rate: float,
-    restart: RestartState,
-    more: Mapping[str, Any] | None = None,
-) -> None:
-    """
-    Write :func:`model_file_content`.
-
-    :param path: with suffix
-    :raises CheckpointError: cannot be written
-    """
-    content = model_file_content(
-        model_state, epoch=epoch, step=step, learning_rate=learning_rate, restart=restart, more=more
-    )
-    save_file_atomic(content, path)
 
 
 def model_file_content(
