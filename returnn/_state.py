@@ -39,7 +39,8 @@ class ProcessState:
     # Set by returnn.torch.distributed.context.init_distributed, read by its get_distributed. Any: a higher layer.
     distributed: Any = None
     # The connection to the other ranks that tells who failed first (returnn.torch.distributed.watchdog.RankWatch; Any: a
-    # higher layer). None: one process, or not yet connected. Set by start_rank_watch, ended by returnn.cli.rank_end.
+    # higher layer). None: one process, or not connected. Set by start_rank_watch; ended by shutdown_distributed, and by
+    # returnn.cli.rank_end if this rank does not wait for the others.
     rank_watch: Any = None
     # Set in a loader worker process. Read by Dataset.is_sharding_enabled / apply_sharding.
     # in_worker is set before the dataset is unpickled: datasets do not repeat log lines there. num_workers stays 0

@@ -26,7 +26,7 @@ from returnn.log import log
 from returnn.options.distributed import DistributedOptions
 from returnn.options.training import EngineOptions
 from returnn.torch.device import choose_device
-from returnn.torch.distributed.failure import start_rank_watch
+from returnn.torch.distributed.failure import end_rank_watch, start_rank_watch
 from returnn.util.launcher import Launch, find_launch, set_process_rank
 
 if TYPE_CHECKING:
@@ -240,7 +240,9 @@ def init_distributed(config: Config | Mapping[str, Any]) -> DistributedContext |
 
 def shutdown_distributed(error: bool = False) -> None:
     """
-    Part from the other processes. Without effect if there are none.
+    Part from the other processes: wait for them to come here too, and say good-bye, so that they do not take the end of this
+    process for a failure. A program that trains with several ranks calls it at its end (rnn.py does). Without effect if
+    there are none.
 
     :param error: this process ends by an error: do not wait for the others
     """
@@ -248,6 +250,7 @@ def shutdown_distributed(error: bool = False) -> None:
     state.distributed = None
     if ctx is not None:
         ctx.close(error=error)
+    end_rank_watch(error=error)
 
 
 def _describe(options: DistributedOptions) -> str:

@@ -23,7 +23,6 @@ from returnn.options.distributed import DistributedOptions
 from returnn.tensor import Dim, TensorDict, batch_dim
 from returnn.torch.context import get_run_ctx
 from returnn.torch.distributed.context import get_distributed, init_distributed, shutdown_distributed
-from returnn.torch.distributed.failure import end_rank_watch
 from returnn.torch.engine import Engine
 from returnn.torch.updater import Updater
 from returnn.util.launcher import find_launch, set_process_rank
@@ -453,7 +452,6 @@ def main(folder: Path) -> None:
         ctx.barrier()
     torch.save(results, folder / f"{ctx.size}-{ctx.rank}.pt")
     shutdown_distributed()
-    end_rank_watch()  # as rnn.py: else the others take the end of this process for a failure
 
 
 if __name__ == "__main__":

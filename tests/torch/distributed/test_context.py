@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from returnn._state import process_state_ctx
+from returnn._state import process_state_ctx, state
 from returnn.config import Config
 from returnn.errors import ConfigError, DistributedError
 from returnn.options.distributed import DistributedOptions
@@ -92,3 +92,19 @@ def test_one_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert gather_rng_states() == []
     with shared_file("some file", is_model=True) as path:
         assert path == "some file"
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_the_end_tells_the_other_ranks(error: bool) -> None:
+    class Watch:
+        closed: list[bool] = []
+
+        def close(self, *, error: bool) -> None:
+            self.closed.append(error)
+
+    with process_state_ctx():
+        state.rank_watch = Watch()
+        shutdown_distributed(error=error)
+        assert Watch.closed == [error] and state.rank_watch is None
+        shutdown_distributed(error=error)
+        assert Watch.closed == [error]
