@@ -17,6 +17,8 @@ from returnn.util import stop_request
 from returnn.util.signals import signal_handler
 from tests.cli.helpers import command, environment, rnn, write_config
 
+# They wait in short sleeps: a signal that comes between Python's last look for signals and the system call of one long sleep
+# would not interrupt it, and its handler would run only after it.
 #: Says that it runs, then waits long; notes in a file that it was unwound.
 SLEEP = """
 import sys, time
@@ -26,7 +28,8 @@ log_verbosity = 4
 def wait():
     try:
         print("WAITING", flush=True)
-        time.sleep(100)
+        for _ in range(2000):
+            time.sleep(0.05)
     finally:
         open("unwound", "w").close()
 """
@@ -39,7 +42,8 @@ def wait():
     child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(100,))
     child.start()
     print("WAITING", child.pid, flush=True)
-    time.sleep(100)
+    for _ in range(2000):
+        time.sleep(0.05)
 """
 
 
