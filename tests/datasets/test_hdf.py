@@ -25,7 +25,7 @@ from returnn.datasets._hdf import seq_block as seq_block_module
 from returnn.datasets._hdf.reader import CorpusReader
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.hdf import HDFDataset, SimpleHDFWriter
-from returnn.errors import DataFileError, DatasetError, UnknownSeqTagError
+from returnn.errors import DataFileError, DatasetError
 from tests.datasets.hdf_golden import GOLDEN, check_readback, iterate, load_golden, sha
 
 REPO = Path(__file__).parents[2]
@@ -445,18 +445,6 @@ def test_tag_table_property(tags: list[str], others: list[str]) -> None:
     assert table.contained_in(others).tolist() == [tag in others for tag in tags]
     assert table.same_tags(TagTable.from_tags(tags))
     assert not table.same_tags(TagTable.from_tags([*tags, "x"]))
-
-
-def test_tag_table_with_equal_hashes() -> None:
-    table = TagTable.from_tags(["a", "b", "a", "c"])
-    table._hash_order = np.arange(4)
-    table._sorted_hashes = np.zeros(4, dtype=np.int64)  # all collide
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.hash", lambda _: 0)
-        assert table.find(["a", "b", "c", "d"]).tolist() == [2, 1, 3, -1]
-        assert table.num_duplicates() == 1
-    with pytest.raises(UnknownSeqTagError, match="dataset 'x', first: 'd'"):
-        TagTable.from_tags(["a"]).lookup(["d"], dataset_name="x")
 
 
 @settings(max_examples=40, deadline=None)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import h5py
 import numpy as np
 
+from returnn.datasets._hdf import tag_columns
 from returnn.datasets._hdf.format import worded_hdf_errors
-from returnn.errors import DataFileError, UnknownSeqTagError, describe
+from returnn.datasets._hdf.tag_columns import TagColumns, check_utf8, columns_of_bytes, columns_of_fixed
+from returnn.errors import UnknownSeqTagError
 
 __all__ = ["TagTable", "UnknownSeqTagError"]
 
-_BLOCK_SIZE = 1 << 16
+#: Tags that are read, or looked up, at a time.
+_READ_SIZE = 1 << 18
+_FIND_SIZE = 1 << 16
 
 
 class TagTable:
@@ -23,10 +28,19 @@ class TagTable:
         :param buf: UTF-8 of all tags, concatenated
         :param offsets: int64 [N+1], tag i is buf[offsets[i]:offsets[i+1]]
         """
-        self._buf = buf
-        self._offsets = offsets
-        self._sorted_hashes: np.ndarray | None = None
-        self._hash_order: np.ndarray | None = None
+        self._columns = TagColumns(np.frombuffer(buf, dtype=np.uint8), len(offsets) - 1, None, offsets)
+        self._index: _TagIndex | None = None
+        self._num_duplicates: int | None = None
+
+    @classmethod
+    def from_columns(cls, columns: TagColumns, *, num_duplicates: int | None = None) -> TagTable:
+        """
+        :param columns: the memory of the table
+        :param num_duplicates: if known
+        """
+        table = cls.__new__(cls)
+        table._columns, table._index, table._num_duplicates = columns, None, num_duplicates
+        return table
 
     @classmethod
     def from_tags(cls, tags: Iterable[str | bytes]) -> TagTable:
@@ -34,7 +48,7 @@ class TagTable:
         :param tags: in corpus order
         """
         encoded = [tag if isinstance(tag, bytes) else tag.encode("utf8") for tag in tags]
-        return cls._from_blocks([_columns_of_bytes(encoded)])
+        return cls.from_columns(columns_of_bytes(encoded))
 
     @classmethod
     def from_hdf(cls, datasets: Iterable[h5py.Dataset], counts: Iterable[int], *, start: int = 0) -> TagTable:
@@ -46,53 +60,70 @@ class TagTable:
         :param start: leave out the tags of each file before this one
         :raises DataFileError: broken file, or a tag is no UTF-8 text
         """
-        blocks: list[tuple[bytes, np.ndarray]] = []
+        pieces: list[TagColumns] = []
         for dataset, count in zip(datasets, counts, strict=True):
-            for first in range(start, count, _BLOCK_SIZE):
-                with worded_hdf_errors(dataset.file.filename, what="sequence tags"):
-                    values = dataset[first : min(first + _BLOCK_SIZE, count)]
-                if values.dtype.kind == "S":
-                    blocks.append(_columns_of_fixed(values))
-                else:
-                    values_list = values.tolist()
-                    encoded = [
-                        value if isinstance(value, bytes) else str(value).encode("utf8") for value in values_list
-                    ]
-                    blocks.append(_columns_of_bytes(encoded))
-                _check_utf8(*blocks[-1], first=first, filename=dataset.file.filename)
-        return cls._from_blocks(blocks)
+            pieces += _read_columns(dataset, start, count)
+        return cls.from_columns(TagColumns.join(pieces))
 
-    @classmethod
-    def _from_blocks(cls, blocks: list[tuple[bytes, np.ndarray]]) -> TagTable:
-        num = sum(len(lens) for _, lens in blocks)
-        offsets = np.zeros(num + 1, dtype=np.int64)
-        if blocks:
-            np.cumsum(np.concatenate([lens for _, lens in blocks]), out=offsets[1:])
-        return cls(b"".join(buf for buf, _ in blocks), offsets)
+    @property
+    def columns(self) -> TagColumns:
+        """:return: the memory of the table, do not modify"""
+        return self._columns
+
+    def move_to(self, columns: TagColumns) -> None:
+        """:param columns: the same tags in other memory, to be used from now on"""
+        self._columns = columns
+
+    def forget_index(self) -> None:
+        """Free what makes lookups fast. It is made again when needed."""
+        self._index = None
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return self._columns.num
 
     def __getitem__(self, idx: int) -> str:
         """
         :param idx: corpus index
         :return: its tag
         """
-        return self._buf[self._offsets[idx] : self._offsets[idx + 1]].decode("utf8")
+        columns = self._columns
+        if idx >= columns.num:
+            raise IndexError(f"tag {idx} of {columns.num}")
+        if columns.width is not None:
+            start = int(idx) * columns.width
+            end = start + columns.width
+        else:
+            assert columns.offsets is not None
+            start, end = int(columns.offsets[idx]), int(columns.offsets[idx + 1])
+        return str(columns.buf[start:end].data, "utf8")
 
     def same_tags(self, other: TagTable) -> bool:
         """
         :param other: another table
         :return: whether both have the same tags in the same order
         """
-        return np.array_equal(self._offsets, other._offsets) and self._buf == other._buf
+        first, second = self._columns, other._columns
+        if first is second:
+            return True
+        if first.num != second.num or len(first.buf) != len(second.buf):
+            return False
+        if first.width is None or second.width is None:
+            bounds, other_bounds = (
+                columns.bounds(0, columns.num) if columns.offsets is None else columns.offsets
+                for columns in (first, second)
+            )
+            if not np.array_equal(bounds, other_bounds):
+                return False
+        return np.array_equal(first.buf, second.buf)
 
     def select(self, idxs: Sequence[int] | np.ndarray | range) -> list[str]:
         """
         :param idxs: corpus indices
         :return: their tags
         """
-        return [tag.decode("utf8") for tag in self._iter_encoded(idxs)]
+        if not isinstance(idxs, range):
+            idxs = np.asarray(idxs, dtype=np.int64)
+        return list(chain.from_iterable(self._columns.iter_texts(idxs)))
 
     def to_list(self) -> list[str]:
         """
@@ -105,18 +136,23 @@ class TagTable:
         :param tags: any tags, repetitions allowed
         :return: int64 corpus index per tag, -1 where unknown. The last one wins if the corpus has a tag several times
         """
-        return self._find_encoded([tag.encode("utf8") for tag in tags])
+        return self.find_table(_table_of_texts(tags)).astype(np.int64)
 
     def find_table(self, other: TagTable) -> np.ndarray:
         """
         :param other: tags to look up
-        :return: int64 [len(other)], index into self or -1
+        :return: int32 (int64 if it must) [len(other)], index into self or -1, as in :func:`find`
         """
-        res = np.empty(len(other), dtype=np.int64)
-        for start in range(0, len(other), _BLOCK_SIZE):
-            end = min(start + _BLOCK_SIZE, len(other))
-            res[start:end] = self._find_encoded(list(other._iter_encoded(range(start, end))))
-        return res
+        result = np.full(len(other), -1, dtype=np.int32 if len(self) < 2**31 else np.int64)
+        if not len(self) or not len(other):
+            return result
+        bits = max(_index_bits(len(self)), _index_bits(len(other)))
+        index, queries = self._get_index(bits), other._get_index(bits)
+        # Sorted queries walk through the index from its beginning to its end.
+        for start in range(0, len(other), _FIND_SIZE):
+            rows, hashes = queries.part(start, start + _FIND_SIZE)
+            result[rows] = self._search(index, hashes, other._columns, rows)
+        return result
 
     def lookup(self, tags: Sequence[str], *, dataset_name: str) -> np.ndarray:
         """
@@ -141,105 +177,109 @@ class TagTable:
         :param tags: any tags
         :return: bool [N], whether the tag of each sequence is among them
         """
-        wanted = {tag.encode("utf8") for tag in tags}
-        return np.fromiter(map(wanted.__contains__, self._iter_encoded(range(len(self)))), dtype=bool, count=len(self))
+        return _table_of_texts(tags).find_table(self) >= 0
 
     def num_duplicates(self) -> int:
         """
         :return: number of sequences whose tag comes again later in the corpus
         """
-        hashes, order = self._hash_index()
-        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
-        if not len(equal):
-            return 0
-        canonical = self._find_encoded(list(self._iter_encoded(order[equal])))
-        return int(np.count_nonzero(canonical != order[equal]))
+        if self._num_duplicates is None:
+            index = self._get_index(_index_bits(len(self)))
+            rows, hashes = index.with_equal_hashes()
+            self._num_duplicates = int(np.count_nonzero(self._search(index, hashes, self._columns, rows) != rows))
+        return self._num_duplicates
 
-    def _iter_encoded(self, idxs: Sequence[int] | np.ndarray | range) -> Iterator[bytes]:
-        buf = self._buf
-        if isinstance(idxs, range) and idxs.step == 1:
-            bounds = self._offsets[idxs.start : idxs.stop + 1].tolist()
-            return (buf[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)) if bounds else iter(())
-        idxs = np.asarray(idxs, dtype=np.int64)
-        starts = self._offsets[idxs].tolist()
-        ends = self._offsets[idxs + 1].tolist()
-        return (buf[start:end] for start, end in zip(starts, ends, strict=True))
+    def _get_index(self, bits: int) -> _TagIndex:
+        if self._index is not None and self._index.bits == bits:
+            return self._index
+        index = _TagIndex(self._columns, bits)
+        if bits == _index_bits(len(self)):
+            self._index = index
+        return index
 
-    def _hash_index(self) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, index: _TagIndex, hashes: np.ndarray, columns: TagColumns, rows: np.ndarray) -> np.ndarray:
         """
-        :return: (hashes sorted, corpus indices in this order; equal hashes stay in corpus order)
+        :param index: of self
+        :param hashes: uint64 [n], by an index of as many bits
+        :param columns: tags that are looked up
+        :param rows: int64 [n], which ones
+        :return: int64 [n], index into self or -1
         """
-        if self._sorted_hashes is None or self._hash_order is None:
-            num = len(self)
-            hashes = np.empty(num, dtype=np.int64)
-            for start in range(0, num, _BLOCK_SIZE):
-                end = min(start + _BLOCK_SIZE, num)
-                hashes[start:end] = np.fromiter(
-                    map(hash, self._iter_encoded(range(start, end))), dtype=np.int64, count=end - start
-                )
-            self._hash_order = np.argsort(hashes, kind="stable")
-            self._sorted_hashes = hashes[self._hash_order]
-        return self._sorted_hashes, self._hash_order
-
-    def _find_encoded(self, tags: list[bytes]) -> np.ndarray:
-        hashes, order = self._hash_index()
-        queries = np.fromiter(map(hash, tags), dtype=np.int64, count=len(tags))
-        places = np.searchsorted(hashes, queries, side="right") - 1
-        res = np.full(len(tags), -1, dtype=np.int64)
-        if not len(order):
-            return res
-        candidates = order[np.maximum(places, 0)]
-        found = np.fromiter(map(bytes.__eq__, tags, self._iter_encoded(candidates)), dtype=bool, count=len(tags)) & (
-            places >= 0
-        )
-        res[found] = candidates[found]
-        for i in np.flatnonzero(~found).tolist():
-            # Either unknown, or another tag with the same hash comes after it.
-            place = int(places[i]) - 1
-            while place >= 0 and hashes[place] == queries[i]:
-                idx = int(order[place])
-                if self._buf[self._offsets[idx] : self._offsets[idx + 1]] == tags[i]:
-                    res[i] = idx
-                    break
-                place -= 1
-        return res
+        result = np.full(len(rows), -1, dtype=np.int64)
+        places = index.last_places(hashes)
+        todo = np.arange(len(rows))
+        while len(todo):
+            # The last tag with this hash that was not compared yet.
+            candidates = index.at(places[todo], hashes[todo])
+            todo, candidates = todo[candidates >= 0], candidates[candidates >= 0]
+            same = self._columns.equal(candidates, columns, rows[todo])
+            result[todo[same]] = candidates[same]
+            todo = todo[~same]
+            places[todo] -= 1
+        return result
 
 
-def _check_utf8(buf: bytes, lens: np.ndarray, *, first: int, filename: str) -> None:
-    """:param first: index of the first of these tags in the file"""
-    if buf.isascii():
-        return
-    pos = 0
-    for i, length in enumerate(lens.tolist()):
-        try:
-            buf[pos : pos + length].decode("utf8")
-        except UnicodeDecodeError as exc:
-            raise DataFileError(
-                describe(
-                    f"Tag {first + i} in 'seqTags' of HDF file {filename!r} is no UTF-8 text",
-                    expected="UTF-8",
-                    got=buf[pos : pos + length],
-                    todo="Write the file again with tags in UTF-8",
-                )
-            ) from exc
-        pos += length
+def _index_bits(num: int) -> int:
+    return max(num - 1, 1).bit_length()
 
 
-def _columns_of_bytes(tags: list[bytes]) -> tuple[bytes, np.ndarray]:
-    buf = b"".join(tags)
-    if b"\0" in buf:
-        tags = [tag.partition(b"\0")[0] for tag in tags]
-        buf = b"".join(tags)
-    return buf, np.fromiter(map(len, tags), dtype=np.int64, count=len(tags))
+class _TagIndex:
+    """Of each tag the upper bits of its hash, with the corpus index in the lower bits, sorted."""
+
+    def __init__(self, columns: TagColumns, bits: int):
+        """
+        :param columns: N tags
+        :param bits: for the corpus index
+        """
+        self.bits = bits
+        self._mask = np.uint64((1 << bits) - 1)
+        self._entries = tag_columns.hash_tags(columns)
+        self._entries &= ~self._mask
+        self._entries |= np.arange(columns.num, dtype=np.uint64)
+        self._entries.sort()
+
+    def part(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """:return: of the entries [start, end): int64 corpus indices; hashes"""
+        return self._split(self._entries[start:end])
+
+    def _split(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (entries & self._mask).astype(np.int64), entries & ~self._mask
+
+    def with_equal_hashes(self) -> tuple[np.ndarray, np.ndarray]:
+        """:return: as :func:`part`, of the entries after which comes one with the same hash"""
+        return self._split(self._entries[:-1][(self._entries[1:] ^ self._entries[:-1]) <= self._mask])
+
+    def last_places(self, hashes: np.ndarray) -> np.ndarray:
+        """:return: int64, the place of the last entry of each hash; if there is none, of any other"""
+        return np.searchsorted(self._entries, hashes | self._mask, side="right") - 1
+
+    def at(self, places: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+        """:return: int64, the corpus index of the entry at each place, -1 if it has another hash, or there is none"""
+        entries = self._entries[np.maximum(places, 0)]
+        found = (places >= 0) & ((entries ^ hashes) <= self._mask)
+        return np.where(found, (entries & self._mask).astype(np.int64), -1)
 
 
-def _columns_of_fixed(values: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """
-    :param values: [n] dtype S<k>
-    """
-    width = values.dtype.itemsize
-    matrix = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width)
-    is_nul = matrix == 0
-    lens = np.where(is_nul.any(axis=1), is_nul.argmax(axis=1), width).astype(np.int64)
-    keep = np.arange(width) < lens[:, None]
-    return matrix[keep].tobytes(), lens
+def _table_of_texts(tags: Iterable[str]) -> TagTable:
+    """:return: of texts which are not cut at NUL characters, so that such a text is in no corpus"""
+    return TagTable.from_columns(columns_of_bytes([tag.encode("utf8") for tag in tags], cut=False))
+
+
+def _read_columns(dataset: h5py.Dataset, start: int, count: int) -> list[TagColumns]:
+    """:return: the tags [start, count) of a file"""
+    pieces = []
+    filename = dataset.file.filename
+    for first in range(start, count, _READ_SIZE):
+        end = min(first + _READ_SIZE, count)
+        with worded_hdf_errors(filename, what="sequence tags"):
+            values = dataset[first:end]
+        if values.dtype.kind == "S":
+            piece = columns_of_fixed(values)
+        else:
+            values_list = values.tolist()
+            piece = columns_of_bytes(
+                [value if isinstance(value, bytes) else str(value).encode("utf8") for value in values_list]
+            )
+        check_utf8(piece, first=first, filename=filename)
+        pieces.append(piece)
+    return pieces
