@@ -11,6 +11,8 @@ import numpy  # noqa: F401  # part of the public names: client code does "from r
 import numpy as np
 
 from returnn._state import state
+from returnn.datasets._basic.epoch_lens import EpochLens
+from returnn.datasets._basic.epoch_order import checked_order, same_order, select_order
 from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.dataset_writer import HDFDatasetWriter
 from returnn.datasets._hdf.file_index import FileIndex, check_fits
@@ -110,8 +112,7 @@ class HDFDataset(CachedDataset):
         # The cache of the peers, where it is asked for, means here: keep larger files in memory.
         limit = _MAX_MEMORY_BYTES if self._cache_byte_size >= 0 else sys.maxsize
         self._reader = CorpusReader(max_memory_bytes=max(limit, self._cache_byte_size))
-        self._order: np.ndarray | None = None
-        self._is_file_order = False
+        self._order: SeqOrder | None = None
         self._length_keys: list[str] = []
         self._num_seqs_in_order = 0
         self._block = SeqBlock.empty()
@@ -249,9 +250,8 @@ class HDFDataset(CachedDataset):
         :raises UnknownSeqTagError: if a tag of seq_list is unknown
         """
         Dataset.init_seq_order(self, epoch=epoch)
-        self._is_file_order = False
         order = self._get_order(epoch, seq_list=seq_list, seq_order=seq_order)
-        if self._order is not None and np.array_equal(order, self._order):
+        if self._order is not None and same_order(order, self._order):
             return False
         if epoch is not None and state.worker_id == 0:
             print(f"Reinitialize dataset seq order for epoch {epoch}.", file=log.v4)
@@ -265,19 +265,10 @@ class HDFDataset(CachedDataset):
 
     def _get_order(
         self, epoch: int | None, *, seq_list: Sequence[str] | None, seq_order: Sequence[int] | np.ndarray | None
-    ) -> np.ndarray:
+    ) -> SeqOrder:
+        """:return: range, or int64 array"""
         if seq_order is not None:
-            order = np.array(seq_order, dtype=np.int64)
-            if len(order) and not (0 <= int(order.min()) and int(order.max()) < self._reader.num_seqs):
-                raise DatasetError(
-                    describe(
-                        "seq_order has an index outside of the corpus",
-                        where=f"HDFDataset {self.name!r}",
-                        expected=f"0 <= index < {self._reader.num_seqs}",
-                        got=[int(order.min()), int(order.max())],
-                    )
-                )
-            return order
+            return checked_order(seq_order, self._reader.num_seqs, where=f"HDFDataset {self.name!r}")
         if seq_list is not None:
             return self.tag_table.lookup(list(seq_list), dataset_name=self.name)
         if not self._reader.num_seqs:
@@ -289,8 +280,7 @@ class HDFDataset(CachedDataset):
                 )
             )
         order_ = self.get_seq_order_for_epoch(epoch, self._reader.num_seqs, self._reader.lens(self._length_keys[0]))
-        self._is_file_order = isinstance(order_, range) and order_ == range(self._reader.num_seqs)
-        return order_to_array(order_)
+        return order_ if isinstance(order_, range) else order_to_array(order_)
 
     def _filter_order(self, order: SeqOrder, full_order: SeqOrder, num_seqs: int) -> SeqOrder:
         """The tags are compared in the first epoch only."""
@@ -311,10 +301,12 @@ class HDFDataset(CachedDataset):
         return bool(self._reader.tags.contained_in(self.seq_tags_filter or ()).any())
 
     def get_current_seq_order(self) -> np.ndarray:
-        """:return: int64 [num_seqs] corpus indices"""
-        return self._require_order()
+        """:return: int64 [num_seqs] corpus indices, do not modify"""
+        order = self._order = order_to_array(self._require_order())
+        return order
 
-    def _require_order(self) -> np.ndarray:
+    def _require_order(self) -> SeqOrder:
+        """:return: range, or int64 array"""
         if self._order is None:
             raise DatasetError(
                 describe(
@@ -419,11 +411,11 @@ class HDFDataset(CachedDataset):
 
     def get_estimated_seq_length(self, seq_idx: int) -> int:
         """:return: length by which the order sorts"""
-        return int(self._reader.lens(self._length_keys[0])[self._require_order()[seq_idx]])
+        return int(self._reader.lens(self._length_keys[0])[self.get_corpus_seq_idx(seq_idx)])
 
     def get_estimated_seq_lengths(self) -> np.ndarray:
         """:return: [num_seqs] lengths by which the order sorts"""
-        return self._reader.lens(self._length_keys[0])[self._require_order()]
+        return self._reader.lens(self._length_keys[0])[order_to_array(self._require_order())]
 
     def _move_block(self, seq_idx: int) -> SeqBlock:
         """
@@ -504,12 +496,14 @@ class HDFDataset(CachedDataset):
         :param key: data key
         :return: int64 [num_seqs] in the order of the epoch
         """
+        lens = self.epoch_lens(key)
+        return None if lens is None else lens[:]
+
+    def epoch_lens(self, key: str) -> EpochLens | None:
+        """As :func:`get_epoch_seq_lens`, without making the array of all lengths."""
         if key not in self._length_keys:
             return None
-        lens, order = self._reader.lens(key), self._require_order()
-        if self._is_file_order:
-            return lens.astype(np.int64)
-        return lens[order].astype(np.int64)
+        return EpochLens(self._reader.lens(key), self._require_order())
 
     def read_seqs(self, seq_idxs: np.ndarray, keys: Sequence[str]) -> dict[str, Ragged] | None:
         """
@@ -517,7 +511,7 @@ class HDFDataset(CachedDataset):
         :param keys: data keys
         :return: key -> data of these sequences
         """
-        corpus_idxs = self._require_order()[seq_idxs]
+        corpus_idxs = select_order(self._require_order(), seq_idxs)
         res = {}
         for key in keys:
             self._check_key(key)
@@ -529,7 +523,7 @@ class HDFDataset(CachedDataset):
         :param seq_idxs: [B], positions in the epoch
         :return: their tags
         """
-        return self._reader.select_tags(self._require_order()[np.asarray(seq_idxs, dtype=np.int64)])
+        return self._reader.select_tags(select_order(self._require_order(), np.asarray(seq_idxs, dtype=np.int64)))
 
     # What data there is
 

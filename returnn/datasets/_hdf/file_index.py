@@ -20,6 +20,7 @@ from returnn.datasets._hdf.format import (
     decode_strings,
     dtype_name,
 )
+from returnn.datasets._hdf.seq_lengths import FrameSums, read_with_sums
 from returnn.errors import DataFileError, describe
 
 __all__ = ["StreamInfo", "FileIndex", "read_file_index", "parse_file_index", "check_fits"]
@@ -64,6 +65,7 @@ class FileIndex:
     has_targets: bool
     target_keys: list[str]  # sorted; the phantom key if there is no targets group
     lens: np.ndarray  # [num_seqs, columns] as stored
+    frame_sums: FrameSums
     columns: list[str]  # data key per column; "data" first if has_inputs
     streams: dict[str, StreamInfo]  # data key -> stream
     num_outputs: dict[str, list[int] | tuple[int, int]]
@@ -126,7 +128,7 @@ def parse_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
             )
         )
     columns = (["data"] if has_inputs else []) + target_keys
-    lens = _read_lens(h5_file, filename, columns)
+    lens, frame_sums = _read_lens(h5_file, filename, columns)
     streams: dict[str, StreamInfo] = {}
     num_outputs: dict[str, list[int] | tuple[int, int]] = {}
     num_inputs = 0
@@ -149,6 +151,7 @@ def parse_file_index(h5_file: h5py.File, filename: str) -> FileIndex:
         has_targets=has_targets,
         target_keys=target_keys,
         lens=lens,
+        frame_sums=frame_sums,
         columns=columns,
         streams=streams,
         num_outputs=num_outputs,
@@ -184,11 +187,12 @@ def _get_target_keys(h5_file: h5py.File, filename: str, *, has_targets: bool) ->
     return sorted(set(() if data is None else data) | set(() if size is None else size.attrs))
 
 
-def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> np.ndarray:
+def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> tuple[np.ndarray, FrameSums]:
     dataset = _get(h5_file, HDF_SEQ_LENGTHS_KEY, h5py.Dataset, filename)
     if dataset is None:
         raise DataFileError(describe(f"HDF file {filename!r} has no {HDF_SEQ_LENGTHS_KEY!r}", todo=_WRITE_AGAIN))
-    lens = np.asarray(dataset[...])
+    usual = read_with_sums(dataset.id)
+    lens, frame_sums = usual if usual is not None else (np.asarray(dataset[...]), None)
     if lens.ndim == 1:
         # One length for all keys.
         lens = np.repeat(lens[:, None], len(columns), axis=1)
@@ -203,7 +207,7 @@ def _read_lens(h5_file: h5py.File, filename: str, columns: list[str]) -> np.ndar
                 todo=_WRITE_AGAIN,
             )
         )
-    return lens
+    return lens, frame_sums
 
 
 def _get_input_stream(h5_file: h5py.File, filename: str) -> StreamInfo:
@@ -300,7 +304,17 @@ def _read_labels(h5_file: h5py.File, path: str, filename: str) -> list[str] | No
         ) from exc
 
 
+def _sums_fit(index: FileIndex) -> bool:
+    """:return: whether there are as many frames as lengths say, and no negative length; False also if the sums are not known"""
+    return index.frame_sums is not None and all(
+        num_frames == (index.streams[key].num_frames if key in index.streams else 0)
+        for key, num_frames in zip(index.columns, index.frame_sums, strict=True)
+    )
+
+
 def _check_lens(index: FileIndex) -> None:
+    if _sums_fit(index):
+        return
     if index.num_seqs and int(index.lens.min()) < 0:
         row = int(np.argmin(index.lens.min(axis=1)))
         raise DataFileError(

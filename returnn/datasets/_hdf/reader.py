@@ -169,9 +169,10 @@ class CorpusReader:
         block_starts = self._block_starts.get(key)
         last_block = int(blocks[-1])
         if block_starts is None or len(block_starts) <= last_block:
-            num = min((2 * last_block + 1) * _OFFSET_BLOCK, len(lens))
-            sums = np.add.reduceat(lens[:num], np.arange(0, num, _OFFSET_BLOCK), dtype=np.int64)
-            block_starts = self._block_starts[key] = np.cumsum(sums) - sums
+            # Where the last block starts, its own sum is not needed. With some room for blocks that are asked for later.
+            num = min(2 * last_block, (len(lens) - 1) // _OFFSET_BLOCK)
+            sums = lens[: num * _OFFSET_BLOCK].reshape(num, _OFFSET_BLOCK).sum(axis=1, dtype=np.int64)
+            block_starts = self._block_starts[key] = np.concatenate([[0], np.cumsum(sums)])
         local = np.zeros((len(blocks), _OFFSET_BLOCK + 1), dtype=np.int64)
         for row, block in zip(local, blocks.tolist(), strict=True):
             part = lens[block * _OFFSET_BLOCK : (block + 1) * _OFFSET_BLOCK]

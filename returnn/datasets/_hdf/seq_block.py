@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from returnn.datasets._basic.epoch_order import select_order
 from returnn.datasets._hdf.reader import CorpusReader
+from returnn.datasets.seq_order import SeqOrder
 
 __all__ = ["SeqBlock"]
 
@@ -34,7 +36,7 @@ class SeqBlock:
         """:return: no sequence"""
         return cls(start=0, stride=1, corpus_idxs=np.zeros(0, dtype=np.int64), index={})
 
-    def next(self, order: np.ndarray, start: int, reader: CorpusReader, keys: Sequence[str]) -> SeqBlock:
+    def next(self, order: SeqOrder, start: int, reader: CorpusReader, keys: Sequence[str]) -> SeqBlock:
         """
         Blocks grow while the sequences are asked for one after the other, or in steps of equal size
         (as a loader worker does, that delivers each W-th sequence).
@@ -51,7 +53,7 @@ class SeqBlock:
             stride, max_seqs = self.stride, min(4 * num, _MAX_SEQS)
         elif num == 1 and 0 < start - self.start <= _MAX_STRIDE:
             stride, max_seqs = start - self.start, 4
-        corpus_idxs = order[start : start + max_seqs * stride : stride]
+        corpus_idxs = select_order(order, slice(start, start + max_seqs * stride, stride))
         if len(corpus_idxs) > 1:
             num_bytes = np.zeros(len(corpus_idxs), dtype=np.int64)
             for key in keys:

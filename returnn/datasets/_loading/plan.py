@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from returnn.datasets._basic.epoch_lens import EpochLens, epoch_lens_of
 from returnn.datasets._loading.bucket_plan import iter_bucket_plans
 from returnn.datasets._loading.chunking import chunk_items
 from returnn.datasets._loading.collate import target_dtype
@@ -36,12 +37,12 @@ class BulkKeys:
     The data keys of a dataset with the bulk protocol.
 
     :param keys: all, in order
-    :param lens: of those with a time axis: int64 [num_seqs of the epoch]
+    :param lens: of those with a time axis: by position in the epoch
     :param frame_bytes: per key: bytes of one frame (or of one scalar)
     """
 
     keys: list[str]
-    lens: dict[str, numpy.ndarray]
+    lens: dict[str, EpochLens]
     frame_bytes: dict[str, int]
 
     @property
@@ -64,17 +65,17 @@ def probe_bulk(dataset: Dataset) -> BulkKeys | None:
     first = dataset.read_seqs(numpy.zeros(1, dtype=numpy.int64), keys)
     if first is None:
         return None
-    lens: dict[str, numpy.ndarray] = {}
+    lens: dict[str, EpochLens] = {}
     frame_bytes: dict[str, int] = {}
     for key in keys:
         ragged = first[key]
         frame_bytes[key] = max(int(numpy.prod(ragged.flat.shape[1:])) * target_dtype(ragged.flat.dtype).itemsize, 1)
         if ragged.lens is None:
             continue
-        key_lens = dataset.get_epoch_seq_lens(key)
+        key_lens = epoch_lens_of(dataset, key)
         if key_lens is None:
             return None
-        lens[key] = numpy.asarray(key_lens, dtype=numpy.int64)
+        lens[key] = key_lens
         if len(lens[key]) != num_seqs:
             raise DatasetError(
                 f"{dataset!r}: get_epoch_seq_lens({key!r}) gives {len(lens[key])} lengths, but num_seqs is {num_seqs}. "
@@ -101,7 +102,7 @@ class Planner:
         """:return: items of the shard's sequences [start, end)"""
         ctx = self._ctx
         seq_idx = numpy.arange(start, end, dtype=numpy.int64)
-        positions = seq_idx * ctx.shard_count + ctx.shard_index
+        positions = slice(ctx.epoch_position(start), ctx.epoch_position(end - 1) + 1, ctx.shard_count)
         lens = {key: a[positions] for key, a in self._keys.lens.items()}
         if ctx.options.len_filter and lens:
             keep, dropped = ctx.options.len_filter.select(lens)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from returnn._state import state
+from returnn.datasets._basic.epoch_lens import EpochLens, epoch_lens_of
 from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.children import check_no_shared_dataset, lens_to_order_by
@@ -464,6 +465,15 @@ class MetaDataset(MappedStreams, CachedDataset2):
         dataset_key, sub_stream = self.data_map[key]
         child = self.datasets[dataset_key]
         return child.get_epoch_seq_lens(sub_stream) if child.supports_bulk() else None
+
+    def epoch_lens(self, key: str) -> EpochLens | None:
+        """As :func:`get_epoch_seq_lens`, without making the array of all lengths if the child need not."""
+        if key not in self.data_map:
+            return None
+        self.get_current_seq_order()
+        dataset_key, sub_stream = self.data_map[key]
+        child = self.datasets[dataset_key]
+        return epoch_lens_of(child, sub_stream) if child.supports_bulk() else None
 
     def read_seqs(self, seq_idxs: np.ndarray, keys: Sequence[str]) -> dict[str, Ragged] | None:
         """

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from returnn.datasets._basic.epoch_lens import EpochLens, epoch_lens_of
 from returnn.datasets._basic.jump import reads_as_its_class
 from returnn.datasets.basic import Dataset, DatasetSeq
 from returnn.datasets.cached2 import CachedDataset2
@@ -195,6 +196,10 @@ class DelegatingDataset(ChildStreams, CachedDataset2):
     def get_epoch_seq_lens(self, key: str) -> np.ndarray | None:
         """:return: as the child says"""
         return self._child.get_epoch_seq_lens(key)
+
+    def epoch_lens(self, key: str) -> EpochLens | None:
+        """:return: as the child says"""
+        return epoch_lens_of(self._child, key)
 
     def get_estimated_seq_lengths(self) -> np.ndarray:
         """:return: as the child says"""
