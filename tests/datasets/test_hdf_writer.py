@@ -135,7 +135,7 @@ def test_simple_writer_golden(tmp_path: Path, name: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", S_NAMES)
 def test_simple_writer_golden_with_many_flushes(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simple_writer_module, "_MAX_PENDING_SEQS", 1)
+    monkeypatch.setattr(simple_writer_module, "_MAX_PENDING_BYTES", 1)
     test_simple_writer_golden(tmp_path, name, monkeypatch)
 
 
@@ -415,10 +415,9 @@ def test_interrupt_within_insert_batch_is_noticed(tmp_path: Path, monkeypatch: p
         with SimpleHDFWriter(tmp_path / "a.hdf", dim=1) as writer:
             writer.insert_batch(np.zeros((2, 1, 1)), [1, 1], ["a", "b"])
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("returnn.datasets._hdf.simple_writer._own", lambda frames, dtype: frames)
                 patch.setattr(writer, "_rows", type("Rows", (list,), {"append": _interrupt})(writer._rows))
                 try:
-                    writer.insert_batch(np.zeros((1, 1, 1)), [1], ["c"])
+                    writer.insert_batch(np.zeros((2, 1, 1)), [1, 1], ["c", "d"])
                 except KeyboardInterrupt:
                     pass
     assert not os.listdir(tmp_path)
@@ -451,7 +450,7 @@ _KILL_SCRIPT = """
 import sys, time, numpy as np
 from returnn.datasets.hdf import SimpleHDFWriter
 from returnn.datasets._hdf import simple_writer
-simple_writer._MAX_PENDING_SEQS = 10
+simple_writer._MAX_PENDING_BYTES = 3000
 writer = SimpleHDFWriter(sys.argv[1], dim=None, ndim=1, extend_existing_file=len(sys.argv) > 2)
 i = 0
 while True:
@@ -510,7 +509,7 @@ def test_write_then_read_identity(tmp_path_factory: pytest.TempPathFactory, data
     batch_size = data.draw(st.integers(1, 4))
     path = directory / "simple.hdf"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simple_writer_module, "_MAX_PENDING_SEQS", data.draw(st.sampled_from([1, 3, 1000])))
+        patch.setattr(simple_writer_module, "_MAX_PENDING_BYTES", data.draw(st.sampled_from([1, 1000, 1 << 20])))
         with SimpleHDFWriter(path, dim=dim, ndim=1 if dim is None else 2) as writer:
             for start in range(0, len(main), batch_size):
                 part = slice(start, start + batch_size)

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import weakref
+from collections.abc import Callable
 
 import h5py
 
@@ -62,8 +63,8 @@ class AtomicHdfFile:
                 describe(f"Cannot write HDF file {filename!r} ({type(exc).__name__}: {exc})", todo=todo)
             ) from exc
         self._raw = raw
-        #: Shown if the object goes away without publish or discard. One entry at most.
-        self.loss_warning: list[str] = []
+        #: Gives the text to show if the object goes away without publish or discard. One entry at most; no reference to us.
+        self.loss_warning: list[Callable[[], str]] = []
         self._finalizer = weakref.finalize(
             self, _discard, self.file, self._raw, self.tmp_filename, os.getpid(), self.loss_warning
         )
@@ -124,12 +125,14 @@ class AtomicHdfFile:
         self._finalizer()
 
 
-def _discard(h5_file: h5py.File, raw: ErrorKeepingFile, tmp_filename: str, pid: int, loss_warning: list[str]) -> None:
+def _discard(
+    h5_file: h5py.File, raw: ErrorKeepingFile, tmp_filename: str, pid: int, loss_warning: list[Callable[[], str]]
+) -> None:
     if os.getpid() != pid:
         # A forked child: the file belongs to the parent.
         return
-    for text in loss_warning:
-        print(text, file=sys.stderr)
+    for get_text in loss_warning:
+        print(get_text(), file=sys.stderr)
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         if h5_file.id.valid:
             h5_file.close()

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
-__all__ = ["GrowingDataset"]
+__all__ = ["GrowingDataset", "DIRECT_BYTES"]
 
 _MIN_CHUNK_BYTES = 16 << 10
 _MAX_CHUNK_BYTES = 128 << 10
+#: Frames of this size in one call are written at once, without a copy. Below, a copy costs less than a call of h5py.
+DIRECT_BYTES = 256 << 10
+# What is collected is joined to parts of about this size: memory of some MiB would come new from the system each time.
+_JOIN_BYTES = 1 << 20
 
 
 class GrowingDataset:
-    """Collects frames in memory; :func:`flush` appends them. The HDF dataset is created at the first flush."""
+    """
+    Collects frames in memory; :func:`flush` appends them. The HDF dataset is created at the first write.
+    Large arrays are written at once.
+    """
 
     def __init__(
         self,
@@ -40,46 +48,80 @@ class GrowingDataset:
         self.frame_shape = frame_shape
         #: at least 1
         self.frame_bytes = max(1, dtype.itemsize * math.prod(frame_shape))
+        self._is_raw = not dtype.hasobject and dtype.itemsize * math.prod(frame_shape) > 0
         self._maxshape = maxshape or (None, *frame_shape)
         self._dataset = existing
-        self._pending: list[np.ndarray] = []
-        self.num_pending = 0
+        # Frames as bytes, or arrays if they have no bytes of their own (texts).
+        self._pending_raw: list[bytes] = []
+        self._pending_arrays: list[np.ndarray] = []
+        self._num_pending = 0
         self.num_frames = 0 if existing is None else int(existing.shape[0])
 
-    @property
-    def pending_bytes(self) -> int:
-        """:return: memory in use"""
-        return self.num_pending * self.frame_bytes
+    def append(self, frames: np.ndarray) -> int:
+        """
+        :param frames: [T, *frame_shape], may change after the call
+        :return: bytes of memory that this takes until the next flush
+        """
+        num = len(frames)
+        if not num:
+            return 0
+        if not self._is_raw:
+            self._pending_arrays.append(frames.copy())
+        elif num * self.frame_bytes >= DIRECT_BYTES:
+            if self._num_pending:
+                self.flush()
+            self._write_blocks(num, iter([np.asarray(frames, dtype=self.dtype)]))
+            return 0
+        else:
+            self._pending_raw.append(frames.astype(self.dtype, copy=False).tobytes())
+        self._num_pending += num
+        return num * self.frame_bytes
 
-    def append(self, frames: np.ndarray) -> None:
+    def extend_raw(self, parts: list[bytes], num_frames: int) -> None:
         """
-        :param frames: [T, *frame_shape], is kept, so it must not change later
+        :param parts: each some frames of our dtype, in memory order C
+        :param num_frames: of all parts together
         """
-        if len(frames):
-            self._pending.append(frames)
-            self.num_pending += len(frames)
+        if self._is_raw:
+            self._pending_raw.extend(parts)
+        elif num_frames:
+            self._pending_arrays.append(np.zeros((num_frames, *self.frame_shape), dtype=self.dtype))
+        self._num_pending += num_frames
 
     def flush(self) -> None:
         """Write all collected frames; create the HDF dataset if there is none yet, even for no frames."""
-        frames = np.concatenate(self._pending) if self._pending else None
+        if self._num_pending or self._dataset is None:
+            self._write_blocks(self._num_pending, self._iter_pending())
+        self._pending_raw = []
+        self._pending_arrays = []
+        self._num_pending = 0
+
+    def _iter_pending(self) -> Iterator[np.ndarray]:
+        if self._pending_arrays:
+            yield np.concatenate(self._pending_arrays)
+        parts = self._pending_raw
+        step = max(1, len(parts) * _JOIN_BYTES // max(1, self._num_pending * self.frame_bytes))
+        for start in range(0, len(parts), step):
+            raw = b"".join(parts[start : start + step])
+            if raw:
+                yield np.frombuffer(raw, dtype=self.dtype).reshape(-1, *self.frame_shape)
+
+    def _write_blocks(self, num_frames: int, blocks: Iterator[np.ndarray]) -> None:
+        start = self.num_frames
         if self._dataset is None:
-            num = 0 if frames is None else len(frames)
             self._dataset = self._parent.create_dataset(
                 self._name,
-                shape=(num, *self.frame_shape),
+                shape=(num_frames, *self.frame_shape),
                 maxshape=self._maxshape,
                 dtype=self.dtype,
-                chunks=self._get_chunks(num),
+                chunks=self._get_chunks(num_frames),
             )
-            if frames is not None:
-                self._dataset[...] = frames
-        elif frames is not None:
-            start = self.num_frames
-            self._dataset.resize(start + len(frames), axis=0)
-            self._dataset[start:] = frames
-        self.num_frames += self.num_pending
-        self._pending = []
-        self.num_pending = 0
+        else:
+            self._dataset.resize(start + num_frames, axis=0)
+        for block in blocks:
+            self._dataset[start : start + len(block)] = block
+            start += len(block)
+        self.num_frames += num_frames
 
     def _get_chunks(self, num_frames: int) -> tuple[int, ...]:
         """Small files stay small; otherwise a size that costs little per read."""

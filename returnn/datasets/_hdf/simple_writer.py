@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +32,7 @@ from returnn.datasets._hdf.format import (
     encode_fixed_strings,
 )
 from returnn.datasets._hdf.growing import GrowingDataset
+from returnn.datasets._hdf.single_seqs import SEQ_BYTES, SingleSeqs, StreamForm
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError, describe
 
 __all__ = ["SimpleHDFWriter"]
@@ -37,7 +40,6 @@ __all__ = ["SimpleHDFWriter"]
 _SIZES_KEY = "sizes"
 _STRING_DTYPE = h5py.string_dtype("utf-8")
 _MAX_PENDING_BYTES = 16 << 20
-_MAX_PENDING_SEQS = 1 << 16
 
 
 class SimpleHDFWriter:
@@ -83,9 +85,9 @@ class SimpleHDFWriter:
         self._extras: dict[str, GrowingDataset] = {}
         self._rows: list[np.ndarray] = []  # [B, 1 + num extras] each
         self._tags: list[str] = []
-        self._num_pending_seqs = 0
-        self._num_seqs = 0
-        self._num_timesteps = 0
+        self._num_timesteps = 0  # without the single ones
+        self._singles = SingleSeqs()
+        self._singles.room = _MAX_PENDING_BYTES
         try:
             if extend_existing_file:
                 self._open_existing()
@@ -127,17 +129,21 @@ class SimpleHDFWriter:
         :param extra_seq_len: key -> [B]: cut the entries of this extra stream to these lengths
         :raises DatasetError: if something does not fit
         """
+        singles = self._singles
+        if singles.add(inputs, seq_len, seq_tag, extra, extra_seq_len):
+            if singles.room < 0:
+                self._flush()
+            return
         if not self._atomic.is_open:
             raise DatasetError(describe("insert_batch on a closed writer", where=self._where))
-        if not extra and not extra_seq_len and not self._extras and self._insert_one(inputs, seq_len, seq_tag):
-            return
         main = main_to_frames(inputs, seq_len, dim=self.dim or 1, ndim=self.ndim, where=self._where)
         tags = self._check_tags(seq_tag, main.num_seqs)
         extras = self._check_extras(extra or {}, extra_seq_len or {}, main)
         frames = self._check_main(main)
         if not main.num_seqs:
             return
-        # Nothing fails from here on.
+        # Nothing fails from here on, but writing.
+        self._collect_singles()
         if self._inputs is None:
             self._inputs = self._new_inputs(frames)
         for key, stream in extras.items():
@@ -147,63 +153,52 @@ class SimpleHDFWriter:
                 self._extras[key] = self._new_extra(key, dim, stream.ndim, stream.dtype, stream.frame_shape)
         row = np.zeros((main.num_seqs, 1 + len(self._extras)), dtype=np.int32)
         row[:, 0] = main.lens
-        self._inputs.append(_own(frames, self._inputs.dtype))
-        for column, (key, dataset) in enumerate(sorted(self._extras.items()), start=1):
-            if key in extras:
-                row[:, column] = extras[key].lens
-                dataset.append(_own(extras[key].frames, dataset.dtype))
+        with self._writing():
+            num_bytes = self._inputs.append(frames)
+            for column, (key, dataset) in enumerate(sorted(self._extras.items()), start=1):
+                if key in extras:
+                    row[:, column] = extras[key].lens
+                    num_bytes += dataset.append(extras[key].frames)
         self._rows.append(row)
         self._tags.extend(tags)
-        self._num_pending_seqs += main.num_seqs
-        self._num_seqs += main.num_seqs
         self._num_timesteps += len(frames)
-        self._note_pending()
-
-    def _insert_one(self, inputs: Any, seq_len: Any, seq_tag: Any) -> bool:
-        """
-        The short way for a single sequence like those before it.
-
-        :param inputs: see :func:`insert_batch`. Any: as there
-        :param seq_len: likewise
-        :param seq_tag: likewise
-        :return: whether it was inserted. If not, it needs all the checks
-        """
-        stream = self._inputs
-        if (
-            stream is None
-            or type(inputs) is not np.ndarray
-            or type(seq_len) is not list
-            or type(seq_tag) is not list
-            or not len(inputs) == len(seq_len) == len(seq_tag) == 1
-            or inputs.dtype != stream.dtype
-            or inputs.ndim != self.ndim + 1
-            or inputs.shape[2:] != stream.frame_shape
-        ):
-            return False
-        length, tag = seq_len[0], seq_tag[0]
-        if type(length) is not int or not 0 <= length <= inputs.shape[1] or type(tag) is not str:
-            return False
-        if not is_storable_text(tag):
-            return False
-        stream.append(inputs[0, :length].copy())  # the caller may change the array later
-        self._rows.append(np.full((1, 1), length, dtype=np.int32))
-        self._tags.append(tag)
-        self._num_pending_seqs += 1
-        self._num_seqs += 1
-        self._num_timesteps += length
-        self._note_pending()
-        return True
-
-    def _note_pending(self) -> None:
-        """After sequences were inserted: write if there are many."""
-        self._atomic.loss_warning[:] = [
-            f"Warning: {self._where} was not closed, its {self._num_seqs} sequences are lost. Call close()."
-        ]
-        pending_bytes = self._inputs.pending_bytes if self._inputs is not None else 0
-        for dataset in self._extras.values():
-            pending_bytes += dataset.pending_bytes
-        if pending_bytes >= _MAX_PENDING_BYTES or self._num_pending_seqs >= _MAX_PENDING_SEQS:
+        singles.num_before += main.num_seqs
+        singles.room -= num_bytes + SEQ_BYTES * main.num_seqs
+        self._start_singles()
+        if singles.room < 0:
             self._flush()
+
+    def _start_singles(self) -> None:
+        """After the first sequences: single ones like them need no conversion."""
+        if not self._atomic.loss_warning:
+            self._atomic.loss_warning.append(functools.partial(_get_loss_text, self._where, self._singles))
+        inputs = self._inputs
+        if inputs is None or inputs.frame_shape != ((), (self.dim or 1,))[self.ndim > 1] or self.ndim not in (1, 2):
+            return
+        self._singles.start(
+            StreamForm(INPUTS_KEY, inputs.dtype, inputs.frame_shape),
+            [StreamForm(key, dataset.dtype, dataset.frame_shape) for key, dataset in sorted(self._extras.items())],
+        )
+
+    def _collect_singles(self) -> None:
+        """What came the short way goes to the streams."""
+        if not self._singles.num_collected:
+            return
+        taken = self._singles.get_all()
+        num_seqs = len(taken.tags)
+        row = np.zeros((num_seqs, 1 + len(self._extras)), dtype=np.int32)
+        row[:, 0] = taken.lens
+        num_timesteps = sum(taken.lens)
+        assert self._inputs is not None  # they have its form
+        self._inputs.extend_raw(taken.data, num_timesteps)
+        for column, (key, dataset) in enumerate(sorted(self._extras.items()), start=1):
+            row[:, column] = taken.extra_lens[key]
+            dataset.extend_raw(taken.extra_data[key], sum(taken.extra_lens[key]))
+        self._rows.append(row)
+        self._tags.extend(taken.tags)
+        self._num_timesteps += num_timesteps
+        self._singles.clear()
+        self._singles.num_before += num_seqs
 
     def close(self) -> None:
         """
@@ -222,7 +217,8 @@ class SimpleHDFWriter:
                 )
             )
         self._flush()
-        if self._num_seqs:
+        self._singles.stop()
+        if self._singles.num_seqs:
             # An interrupt (Ctrl-C) may have come in the middle of insert_batch.
             try:
                 read_file_index(self._atomic.file, self.filename)
@@ -233,6 +229,7 @@ class SimpleHDFWriter:
 
     def discard(self) -> None:
         """Give up: remove the temporary file, leave the target as it is."""
+        self._singles.stop()
         self._atomic.discard()
 
     def _check_arguments(
@@ -323,7 +320,7 @@ class SimpleHDFWriter:
             data = h5_file.get(f"{TARGETS_KEY}/data", {})
             for key in data:
                 self._extras[key] = _existing(data, key, data[key])
-            self._num_seqs = int(tags.shape[0])
+            self._singles.num_before = int(tags.shape[0])
             self._num_timesteps = int(h5_file.attrs.get("numTimesteps", 0 if inputs is None else inputs.shape[0]))
             growable = (
                 [self._seq_lengths, tags] + [data[key] for key in data] + ([inputs] if inputs is not None else [])
@@ -412,10 +409,10 @@ class SimpleHDFWriter:
             if problem:
                 raise DatasetError(describe(f"insert_batch: {problem}", where=self._where, todo="Choose another key"))
             known = self._extras.get(key)
-            if known is None and self._num_seqs:
+            if known is None and self._singles.num_seqs:
                 raise DatasetError(
                     describe(
-                        f"insert_batch: extra key {key!r} comes too late, the file has {self._num_seqs} sequences without it",
+                        f"insert_batch: extra key {key!r} comes too late, the file has {self._singles.num_seqs} sequences without it",
                         where=self._where,
                         expected=f"one of {sorted(self._extras)}",
                         got=key,
@@ -459,13 +456,14 @@ class SimpleHDFWriter:
         _write_strings(labels, key, self._extra_labels.get(key) or [DUMMY_LABEL])
         return GrowingDataset(data, key, dtype, frame_shape)
 
-    def _flush(self) -> None:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         """:raises DataFileError: e.g. if the disk is full. Then the file is given up, as it may be inconsistent"""
         try:
-            self._write_pending()
+            yield
             self._atomic.check()
         except BaseException as exc:
-            self._atomic.discard()
+            self.discard()
             if isinstance(exc, DataFileError) or not isinstance(exc, (OSError, ValueError, RuntimeError)):
                 raise
             raise DataFileError(
@@ -475,10 +473,24 @@ class SimpleHDFWriter:
                 )
             ) from exc
 
+    def _flush(self) -> None:
+        with self._writing():
+            self._write_pending()
+
     def _write_pending(self) -> None:
+        self._collect_singles()
         h5_file = self._atomic.file
         num_columns = max(1 + len(self._extras), 2)
-        num_new = self._num_pending_seqs
+        num_new = len(self._tags)
+        if self._seq_tags.num_frames + num_new != self._singles.num_seqs:
+            raise DataFileError(
+                describe(
+                    f"HDF file {self.filename!r} would be inconsistent: insert_batch was interrupted",
+                    expected=f"{self._singles.num_seqs} sequences",
+                    got=self._seq_tags.num_frames + num_new,
+                    todo="Write it again",
+                )
+            )
         rows = np.zeros((num_new, num_columns), dtype=np.int32)
         pos = 0
         for row in self._rows:
@@ -500,11 +512,15 @@ class SimpleHDFWriter:
             self._inputs.flush()
         for dataset in self._extras.values():
             dataset.flush()
-        h5_file.attrs["numSeqs"] = np.int64(self._num_seqs)
+        h5_file.attrs["numSeqs"] = np.int64(self._singles.num_seqs)
         h5_file.attrs["numTimesteps"] = np.int64(self._num_timesteps)
         self._rows = []
         self._tags = []
-        self._num_pending_seqs = 0
+        self._singles.room = _MAX_PENDING_BYTES
+
+
+def _get_loss_text(where: str, singles: SingleSeqs) -> str:
+    return f"Warning: {where} was not closed, its {singles.num_seqs} sequences are lost. Call close()."
 
 
 def _problem_of_key(key: object) -> str | None:
@@ -538,15 +554,6 @@ def _check_extra_type(key: str, entry: Any, *, where: str) -> None:
 
 def _existing(parent: h5py.Group, name: str, dataset: h5py.Dataset) -> GrowingDataset:
     return GrowingDataset(parent, name, dataset.dtype, tuple(dataset.shape[1:]), existing=dataset)
-
-
-def _own(frames: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """
-    :return: copy with this dtype: the caller may change his array later
-    """
-    if dtype.kind == "O":
-        return frames
-    return np.array(frames, dtype=dtype)
 
 
 def _cast(frames: np.ndarray, dtype: np.dtype, *, what: str, where: str) -> np.ndarray:
