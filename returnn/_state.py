@@ -51,6 +51,9 @@ class ProcessState:
     # Set at the start of a data process whose parent wants to know what it does (a status_page.Page of
     # returnn.datasets._loading; Any: a higher layer), written while data is read. None: nobody reads it.
     status_page: Any = None
+    # While a worker makes its datasets: memory of its parent process with what is known of the corpus (Segments of
+    # returnn.datasets._basic.shared_corpus; Any: a higher layer).
+    shared_corpus: list[Any] = dataclasses.field(default_factory=list)
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
     quitting: bool = False
     # How many users of returnn.util.stop_request.accept_stops there are, and why a stop was requested (None: it was not).

@@ -28,6 +28,7 @@ _STATE_FIELDS_NOT_SENT = (
     "distributed",
     "rank_watch",
     "status_page",
+    "shared_corpus",
 )
 
 

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import numpy
 
+from returnn.datasets._basic.shared_corpus import SharedPart
+
 __all__ = ["CorpusFactsMixin", "files_of_folder"]
 
 _MAX_FOLDER_ENTRIES = 10_000
@@ -31,6 +33,13 @@ class CorpusFactsMixin:
             or can be known fast, without reading data
         """
         return {}
+
+    def shared_parts(self) -> Iterable[SharedPart]:
+        """
+        :return: what copies of this dataset in other processes need not find out again, without that of the datasets below.
+            They must look for it themselves, by :func:`returnn.datasets._basic.shared_corpus.find_part`
+        """
+        return ()
 
 
 def files_of_folder(folder: str) -> list[str]:

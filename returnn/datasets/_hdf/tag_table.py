@@ -21,7 +21,13 @@ _FIND_SIZE = 1 << 16
 
 
 class TagTable:
-    """Tags of all sequences in corpus order."""
+    """
+    Tags of all sequences in corpus order.
+
+    ``key`` says where they are from: tables with the same one have the same tags, in all processes. None: not known.
+    """
+
+    key: str | None
 
     def __init__(self, buf: bytes, offsets: np.ndarray):
         """
@@ -31,15 +37,19 @@ class TagTable:
         self._columns = TagColumns(np.frombuffer(buf, dtype=np.uint8), len(offsets) - 1, None, offsets)
         self._index: _TagIndex | None = None
         self._num_duplicates: int | None = None
+        self.key: str | None = None
 
     @classmethod
-    def from_columns(cls, columns: TagColumns, *, num_duplicates: int | None = None) -> TagTable:
+    def from_columns(
+        cls, columns: TagColumns, *, num_duplicates: int | None = None, key: str | None = None
+    ) -> TagTable:
         """
         :param columns: the memory of the table
         :param num_duplicates: if known
+        :param key: see the class
         """
         table = cls.__new__(cls)
-        table._columns, table._index, table._num_duplicates = columns, None, num_duplicates
+        table._columns, table._index, table._num_duplicates, table.key = columns, None, num_duplicates, key
         return table
 
     @classmethod
