@@ -9,15 +9,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.forked import program_env, run_forked
+
+__all__ = ["GOLDEN", "ROOT", "program_env", "run_program", "run_rnn", "write_config"]
+
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-
-
-def program_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """:return: environment for a subprocess: one thread, so that numbers do not depend on the machine's cores"""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(extra or {})}
-    env.pop("PT_DEVICE", None)
-    return env
 
 
 def run_rnn(
@@ -26,17 +23,22 @@ def run_rnn(
     env: Mapping[str, str] | None = None,
     check: bool = True,
     timeout: float = 300,
+    fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """
-    Run ``rnn.py`` as a user would.
+    Run ``rnn.py`` as a user would, in a process of its own.
 
     :param args: command line
     :param cwd: working directory
     :param env: added to the environment
     :param check: assert exit code 0
     :param timeout: seconds
+    :param fresh: start Python anew; else the process is a fork of one that has done the imports
     """
-    return run_program([sys.executable, str(ROOT / "rnn.py"), *args], cwd=cwd, env=env, check=check, timeout=timeout)
+    argv = [str(ROOT / "rnn.py"), *args]
+    if fresh:
+        return run_program([sys.executable, *argv], cwd=cwd, env=env, check=check, timeout=timeout)
+    return run_forked(argv, cwd=Path(cwd), env=env, check=check, timeout=timeout)
 
 
 def run_program(

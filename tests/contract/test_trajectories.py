@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import GOLDEN, ROOT, run_rnn
-from tests.tools.tool_program import run_forked
+from tests.helpers import GOLDEN, run_rnn
 
 TRAJ = GOLDEN / "06-engine" / "traj"
 NAMES = ["a_linear_adam", "b_lstm_chunk_accum_sgd", "c_dropout_adamw_newbob"]
@@ -27,9 +26,7 @@ def _run(name: str, out: Path, num_epochs: int = 3, *, num_workers: int) -> str:
     if name == MAINLINE:  # it has its own spelling of these
         args = [args[0], "++num_epochs", str(num_epochs)]
         args += ["++torch_dataloader_opts", f"{{'num_workers': {num_workers}}}"]
-    if num_workers:  # which start in their own way
-        return run_rnn(*args, cwd=out, env=env).stdout
-    return run_forked([str(ROOT / "rnn.py"), *args], cwd=out, env=env, with_torch=True).stdout
+    return run_rnn(*args, cwd=out, env=env).stdout
 
 
 #: (name, number of workers) -> folder and output of a run without interruption.

@@ -19,9 +19,9 @@ import soundfile
 import torch
 
 from returnn.util.py_text_dict import save_text_dict
+from tests.forked import run_forked
 from tests.helpers import ROOT, write_config
 from tests.tools.hdf_files import write_hdf
-from tests.tools.tool_program import run_forked
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and permissions of Linux")
 

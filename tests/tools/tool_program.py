@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import os
 import re
-import select
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from tests.helpers import GOLDEN, ROOT, program_env, run_program
+from tests.forked import run_forked
+from tests.helpers import GOLDEN, ROOT, run_program
 
-__all__ = ["TOOLS_GOLDEN", "run_forked", "run_tool", "last_error_line", "imports_torch", "golden_lines"]
+__all__ = ["TOOLS_GOLDEN", "run_tool", "last_error_line", "imports_torch", "golden_lines"]
 
 TOOLS_GOLDEN = GOLDEN / "07-tools-demos"
 
 #: Tools that import torch when they run, by the start of the name.
 _WITH_TORCH = ("torch_avg", "torch_count", "torch_export", "torch_inspect", "dump-forward")
-_MODULES = ["h5py", "numpy.random", "returnn.__main__", "returnn.cli.dataset_source", "returnn.datasets.hdf"]
-_TORCH_MODULES = ["torch.onnx", "returnn.__main__", "returnn.torch.engine", "returnn.torch.inspection"]
 
 
 def run_tool(
@@ -49,75 +42,6 @@ def run_tool(
         return run_program([sys.executable, *argv], cwd=cwd, check=check, env=env, timeout=timeout)
     with_torch = name.startswith(_WITH_TORCH)
     return run_forked(argv, cwd=cwd, check=check, timeout=timeout, with_torch=with_torch)
-
-
-def run_forked(
-    argv: Sequence[str],
-    *,
-    cwd: Path,
-    with_torch: bool,
-    check: bool = True,
-    env: Mapping[str, str] | None = None,
-    timeout: float = 300,
-) -> subprocess.CompletedProcess[str]:
-    """
-    Run a program of Python as a fork of a process that has done the imports.
-
-    :param argv: file and arguments
-    :param cwd: working directory
-    :param with_torch: whether torch is among the imports
-    :param check: assert exit code 0
-    :param env: added to the environment
-    :param timeout: seconds
-    """
-    with TemporaryDirectory() as folder:
-        out, err = Path(folder, "stdout"), Path(folder, "stderr")
-        out.touch()
-        err.touch()
-        request = {
-            "argv": list(argv),
-            "cwd": str(cwd),
-            "env": program_env(env),
-            "stdout": str(out),
-            "stderr": str(err),
-        }
-        code = _server(with_torch).ask(request, timeout=timeout)
-        res = subprocess.CompletedProcess(
-            argv, code, out.read_text("utf8", "backslashreplace"), err.read_text("utf8", "backslashreplace")
-        )
-    if check:
-        assert code == 0, f"exit code {code}\n--- stdout\n{res.stdout}\n--- stderr\n{res.stderr}"
-    return res
-
-
-class _Server:
-    """See fork_server.py. It ends when this process ends, and with it the pipe."""
-
-    def __init__(self, modules: list[str]):
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "fork_server.py"), *modules],
-            env=program_env(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def ask(self, request: Mapping[str, object], *, timeout: float) -> int:
-        """:return: exit code"""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        if not select.select([self._process.stdout], [], [], timeout)[0]:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            _server.cache_clear()
-            raise subprocess.TimeoutExpired(str(request["argv"]), timeout)
-        return int(self._process.stdout.readline())
-
-
-@functools.cache
-def _server(with_torch: bool) -> _Server:
-    return _Server(_TORCH_MODULES if with_torch else _MODULES)
 
 
 def last_error_line(res: subprocess.CompletedProcess[str]) -> str:
