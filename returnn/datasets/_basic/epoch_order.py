@@ -17,10 +17,11 @@ def checked_order(seq_order: Sequence[int] | numpy.ndarray, num_seqs: int, *, wh
     :param seq_order: corpus indices, as the caller of init_seq_order gives them
     :param num_seqs: of the corpus
     :param where: for the error text
-    :return: int64, own copy
+    :return: int64, own copy, unless nobody can write to it
     :raises DatasetError: an index is outside of the corpus
     """
-    order = numpy.array(seq_order, dtype=numpy.int64)
+    is_constant = isinstance(seq_order, numpy.ndarray) and seq_order.flags.owndata and not seq_order.flags.writeable
+    order: numpy.ndarray = (numpy.asarray if is_constant else numpy.array)(seq_order, dtype=numpy.int64)
     if len(order) and not (0 <= int(order.min()) and int(order.max()) < num_seqs):
         raise DatasetError(
             describe(
