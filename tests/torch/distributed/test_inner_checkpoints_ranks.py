@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.helpers import write_config
-from tests.torch.distributed.test_rnn_ranks import _CONFIG, _free_port, _rank_env, _run_all
+from tests.torch.distributed.sharded_launch import free_port, rank_env
+from tests.torch.distributed.test_rnn_ranks import _CONFIG, run_rnn_all
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +47,9 @@ _STOPPED = """
 
 def _run(folder: Path, *, stop_in: str = "") -> list[int]:
     """:return: exit codes of the ranks"""
-    port = _free_port()
-    results = _run_all(
-        [(folder, ["my.config"], {**_rank_env(rank, 2, port), "TEST_STOP_IN": stop_in}) for rank in range(2)]
+    port = free_port()
+    results = run_rnn_all(
+        [(folder, ["my.config"], {**rank_env(rank, 2, port), "TEST_STOP_IN": stop_in}) for rank in range(2)]
     )
     codes = [result.returncode for result in results]
     assert set(codes) <= {0, 85}, "\n".join(result.stdout for result in results)

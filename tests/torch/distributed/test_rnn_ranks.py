@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers import ROOT, program_env, write_config
-from tests.torch.distributed.sharded_launch import run_rnn_ranks
+from tests.forked import Program, run_all_forked
+from tests.helpers import ROOT, write_config
+from tests.torch.distributed.sharded_launch import free_port, rank_env, run_rnn_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -98,55 +96,15 @@ def _files(cwd: Path) -> list[str]:
     return sorted(str(path.relative_to(cwd)) for path in cwd.rglob("*") if path.is_file())
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _run_all(
-    commands: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]], *, timeout: float = 200
+def run_rnn_all(
+    commands: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]],
 ) -> list[subprocess.CompletedProcess[str]]:
     """
     :param commands: working directory, arguments of rnn.py, environment
     :return: when all have ended
     """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "rnn.py"), *args],
-            cwd=cwd,
-            env=program_env(env),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for cwd, args, env in commands
-    ]
-    results = []
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=timeout)
-            results.append(subprocess.CompletedProcess(process.args, process.returncode, output))
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-    return results
-
-
-def _rank_env(rank: int, size: int, port: int) -> dict[str, str]:
-    return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    programs = [Program([str(ROOT / "rnn.py"), *args], cwd, env) for cwd, args, env in commands]
+    return run_all_forked(programs, one_output=True, timeout=200)
 
 
 def test_same_as_one_process(tmp_path: Path, config: str) -> None:
@@ -155,7 +113,7 @@ def test_same_as_one_process(tmp_path: Path, config: str) -> None:
     for num in (1, 2, 3):
         cwd = tmp_path / f"ranks{num}"
         cwd.mkdir()
-        output = run_rnn_ranks(num, config, "++max_seqs", str(6 // num), cwd=cwd)
+        output = run_rnn_ranks(num, config, "++max_seqs", str(6 // num), cwd=cwd, torchrun=True)
         folders.append(cwd)
         if num > 1:
             assert (
@@ -228,9 +186,9 @@ def test_files_only_on_rank_0(tmp_path: Path, config: str) -> None:
     for cwd in folders:
         cwd.mkdir()
     for last_epoch in (2, 3):
-        port = _free_port()
+        port = free_port()
         args = [config, "++max_seqs", "3", "++num_epochs", str(last_epoch)]
-        results = _run_all([(folders[rank], args, _rank_env(rank, 2, port)) for rank in range(2)])
+        results = run_rnn_all([(folders[rank], args, rank_env(rank, 2, port)) for rank in range(2)])
         assert [res.returncode for res in results] == [0, 0], results
         output = results[0].stdout
     assert _files(folders[1]) == []
@@ -243,7 +201,7 @@ def test_files_only_on_rank_0(tmp_path: Path, config: str) -> None:
 
 def test_job_systems(tmp_path: Path, config: str) -> None:
     """The variables of a step of SLURM count if torch_distributed is set; else each process would train alone."""
-    port = str(_free_port())
+    port = str(free_port())
     commands = []
     for rank in range(2):
         env = {
@@ -257,10 +215,10 @@ def test_job_systems(tmp_path: Path, config: str) -> None:
             "MASTER_PORT": port,
         }
         commands.append((tmp_path, [config, "++torch_distributed", "{}", "++num_epochs", "1"], env))
-    results = _run_all(commands)
+    results = run_rnn_all(commands)
     assert [res.returncode for res in results] == [0, 0], results
     assert "rank 0 of 2, started by SLURM;" in results[0].stdout
-    (alone,) = _run_all([(tmp_path, [config, "++torch_distributed", "{}", "++num_epochs", "2"], {})])
+    (alone,) = run_rnn_all([(tmp_path, [config, "++torch_distributed", "{}", "++num_epochs", "2"], {})])
     assert alone.returncode == 0
     assert "torch_distributed is set, but there is only one process" in alone.stdout
 
@@ -271,12 +229,12 @@ def test_ranks_do_not_come_together(tmp_path: Path, config: str) -> None:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         commands = [
-            (tmp_path, args, _rank_env(0, 2, _free_port())),  # rank 1 was not started
-            (tmp_path, args, _rank_env(1, 2, _free_port())),  # rank 0 was not started
-            (tmp_path, args, _rank_env(0, 2, busy.getsockname()[1])),
-            (tmp_path, args, {k: v for k, v in _rank_env(0, 2, 1).items() if k != "MASTER_ADDR"}),
+            (tmp_path, args, rank_env(0, 2, free_port())),  # rank 1 was not started
+            (tmp_path, args, rank_env(1, 2, free_port())),  # rank 0 was not started
+            (tmp_path, args, rank_env(0, 2, busy.getsockname()[1])),
+            (tmp_path, args, {k: v for k, v in rank_env(0, 2, 1).items() if k != "MASTER_ADDR"}),
         ]
-        missing, unreachable, in_use, no_address = _run_all(commands)
+        missing, unreachable, in_use, no_address = run_rnn_all(commands)
     for result, text in (
         (missing, "Rank 0 of 2: not all 2 processes came to"),
         (unreachable, "Rank 1 of 2: rank 0 is not reachable at 127.0.0.1:"),
@@ -288,7 +246,7 @@ def test_ranks_do_not_come_together(tmp_path: Path, config: str) -> None:
 
 
 def test_bad_option(tmp_path: Path, config: str) -> None:
-    (result,) = _run_all([(tmp_path, [config, "++torch_distributed", "{'reduce_typ': 'grad'}"], {})])
+    (result,) = run_rnn_all([(tmp_path, [config, "++torch_distributed", "{'reduce_typ': 'grad'}"], {})])
     assert result.returncode == 1
     assert 'Did you mean "reduce_type"' in result.stdout.strip().splitlines()[-1]
 
@@ -309,5 +267,5 @@ def test_the_end_of_a_rank_is_that_of_a_program(tmp_path: Path) -> None:
         threading.Thread(target=late).start()
     """
     write_config(tmp_path / "my.config", code)
-    out = run_rnn_ranks(2, "my.config", cwd=tmp_path)
+    out = run_rnn_ranks(2, "my.config", cwd=tmp_path, torchrun=True)
     assert out.count("THREAD") == out.count("ATEXIT") == 2, out
