@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import h5py
 import numpy as np
 
 from returnn.errors import DatasetError, describe
 
-__all__ = ["MainData", "StreamData", "main_to_frames", "extra_to_frames", "is_storable_text"]
+__all__ = [
+    "MainData",
+    "StreamData",
+    "main_to_frames",
+    "extra_to_frames",
+    "cast_numbers",
+    "is_storable_text",
+    "to_numpy",
+]
 
 _STRING_DTYPE = h5py.string_dtype("utf-8")
 
@@ -59,8 +67,11 @@ def to_numpy(value: Any) -> np.ndarray:
         array = value
     else:
         if hasattr(value, "detach"):
-            # A torch tensor: it may need a gradient, or be on another device.
-            value = value.detach().cpu()
+            try:
+                return value.numpy()
+            except (AttributeError, RuntimeError, TypeError):
+                # A torch tensor that needs a gradient, or is on another device.
+                value = value.detach().cpu()
             if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
                 value = value.float()
         array = np.asarray(value)
@@ -171,7 +182,7 @@ def _get_axis_lens(seq_len: Any, *, num_seqs: int, ndim: int, where: str) -> lis
 
 
 def _has_arrays(values: list[Any] | tuple[Any, ...]) -> bool:
-    return any(not isinstance(value, (int, np.integer)) for value in values)
+    return any(not issubclass(kind, (int, np.integer)) for kind in set(map(type, values)))
 
 
 def _select_frames(data: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
@@ -226,6 +237,7 @@ def extra_to_frames(
         entries = [to_numpy(entry) for entry in value]
     else:
         data = to_numpy(value)
+        _check_has_values(key, data.shape[2:], where=where)
         if data.ndim in (1, 2) or (data.ndim == 3 and frame_shape != ()):
             return _cut(_batch_to_frames(data), seq_len, key=key, dtype=dtype, frame_shape=frame_shape, where=where)
         entries = list(data)
@@ -249,6 +261,7 @@ def extra_to_frames(
                 got=[list(entry.shape) for entry in entries[:3]],
             )
         )
+    _check_has_values(key, entries[0].shape[1:] if entries else (), where=where)
     if not entries:
         frames = np.zeros((0, *(frame_shape or ())), dtype=dtype or np.float32)
     else:
@@ -260,6 +273,19 @@ def extra_to_frames(
         ndim=frames.ndim,
     )
     return _cut(stream, seq_len, key=key, dtype=dtype, frame_shape=frame_shape, where=where)
+
+
+def _check_has_values(key: str, frame_shape: tuple[int, ...], *, where: str) -> None:
+    if 0 in frame_shape:
+        raise DatasetError(
+            describe(
+                f"insert_batch: the frames of extra {key!r} hold no values",
+                where=where,
+                expected="feature axes of size 1 or more",
+                got=list(frame_shape),
+                todo="Leave this stream out",
+            )
+        )
 
 
 def _batch_to_frames(data: np.ndarray) -> StreamData:
@@ -330,6 +356,48 @@ def _cut(
     starts = np.cumsum(stream.lens) - stream.lens
     inside = np.arange(len(stream.frames)) - np.repeat(starts, stream.lens) < np.repeat(lens, stream.lens)
     return dataclasses.replace(stream, frames=stream.frames[inside], lens=lens.astype(np.int64))
+
+
+def tags_to_list(seq_tag: Sequence[str | bytes], num_seqs: int, *, where: str) -> list[str]:
+    """
+    :param seq_tag: [B]
+    :param num_seqs: B
+    :param where: for error texts
+    """
+    if isinstance(seq_tag, (str, bytes)) or not hasattr(seq_tag, "__len__") or len(seq_tag) != num_seqs:
+        raise DatasetError(
+            describe(
+                "insert_batch: seq_tag does not fit to inputs",
+                where=where,
+                expected=f"list of {num_seqs} tags",
+                got=seq_tag,
+            )
+        )
+    # NUL and half surrogates are not printable.
+    if set(map(type, seq_tag)) == {str} and "".join(cast(Sequence[str], seq_tag)).isprintable():
+        return list(cast(Sequence[str], seq_tag))
+    tags = []
+    for tag in seq_tag:
+        value = tag.item() if isinstance(tag, np.ndarray) and tag.ndim == 0 else tag
+        if not is_storable_text(value):
+            raise DatasetError(
+                describe("insert_batch: bad seq_tag", where=where, expected="UTF-8 text without NUL", got=tag)
+            )
+        tags.append(bytes(value).decode("utf8") if isinstance(value, bytes) else str(value))
+    return tags
+
+
+def cast_numbers(frames: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """
+    :param frames: of any shape
+    :param dtype: of earlier frames
+    :return: with this dtype; None if one of them has no numbers, or integers would not keep their values
+    """
+    if frames.dtype.kind not in "iubf" or dtype.kind not in "iubf":
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = frames.astype(dtype)
+    return converted if dtype.kind == "f" or np.array_equal(converted, frames) else None
 
 
 def is_storable_text(value: object) -> bool:

@@ -48,7 +48,6 @@ class GrowingDataset:
         self.frame_shape = frame_shape
         #: at least 1
         self.frame_bytes = max(1, dtype.itemsize * math.prod(frame_shape))
-        self._is_raw = not dtype.hasobject and dtype.itemsize * math.prod(frame_shape) > 0
         self._maxshape = maxshape or (None, *frame_shape)
         self._dataset = existing
         # Frames as bytes, or arrays if they have no bytes of their own (texts).
@@ -65,7 +64,7 @@ class GrowingDataset:
         num = len(frames)
         if not num:
             return 0
-        if not self._is_raw:
+        if self.dtype.hasobject:
             self._pending_arrays.append(frames.copy())
         elif num * self.frame_bytes >= DIRECT_BYTES:
             if self._num_pending:
@@ -79,13 +78,10 @@ class GrowingDataset:
 
     def extend_raw(self, parts: list[bytes], num_frames: int) -> None:
         """
-        :param parts: each some frames of our dtype, in memory order C
+        :param parts: each some frames of our dtype, in memory order C. Of texts, there may be none
         :param num_frames: of all parts together
         """
-        if self._is_raw:
-            self._pending_raw.extend(parts)
-        elif num_frames:
-            self._pending_arrays.append(np.zeros((num_frames, *self.frame_shape), dtype=self.dtype))
+        self._pending_raw.extend(parts)
         self._num_pending += num_frames
 
     def flush(self) -> None:

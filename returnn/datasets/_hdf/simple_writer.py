@@ -17,8 +17,8 @@ from returnn.datasets._hdf.batch_to_frames import (
     MainData,
     StreamData,
     extra_to_frames,
-    is_storable_text,
     main_to_frames,
+    tags_to_list,
 )
 from returnn.datasets._hdf.file_index import read_file_index
 from returnn.datasets._hdf.format import (
@@ -33,6 +33,7 @@ from returnn.datasets._hdf.format import (
 )
 from returnn.datasets._hdf.growing import GrowingDataset
 from returnn.datasets._hdf.single_seqs import SEQ_BYTES, SingleSeqs, StreamForm
+from returnn.datasets._hdf.writer_arguments import check_labels_and_types, problem_of_key
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError, describe
 
 __all__ = ["SimpleHDFWriter"]
@@ -77,7 +78,10 @@ class SimpleHDFWriter:
         self.labels = list(labels) if labels is not None else None
         self._where = f"SimpleHDFWriter {self.filename!r}"
         self._extra_labels = {key: list(values) for key, values in (extra_labels or {}).items()}
-        self._check_arguments(extra_type or {}, swmr=swmr, extend=extend_existing_file)
+        if swmr:
+            raise NotSupportedError(describe("swmr is not supported", where=self._where, todo="Leave it out"))
+        check_labels_and_types(dim, self.labels, self._extra_labels, extra_type or {}, where=self._where)
+        self._check_file(extend=extend_existing_file)
         self._replaces = extend_existing_file
         self._atomic = AtomicHdfFile(self.filename, extend=extend_existing_file)
         self.tmp_filename = self._atomic.tmp_filename
@@ -137,13 +141,14 @@ class SimpleHDFWriter:
         if not self._atomic.is_open:
             raise DatasetError(describe("insert_batch on a closed writer", where=self._where))
         main = main_to_frames(inputs, seq_len, dim=self.dim or 1, ndim=self.ndim, where=self._where)
-        tags = self._check_tags(seq_tag, main.num_seqs)
+        tags = tags_to_list(seq_tag, main.num_seqs, where=self._where)
         extras = self._check_extras(extra or {}, extra_seq_len or {}, main)
         frames = self._check_main(main)
         if not main.num_seqs:
             return
         # Nothing fails from here on, but writing.
         self._collect_singles()
+        is_first = not self._atomic.loss_warning
         if self._inputs is None:
             self._inputs = self._new_inputs(frames)
         for key, stream in extras.items():
@@ -164,14 +169,14 @@ class SimpleHDFWriter:
         self._num_timesteps += len(frames)
         singles.num_before += main.num_seqs
         singles.room -= num_bytes + SEQ_BYTES * main.num_seqs
-        self._start_singles()
+        if is_first:
+            self._start_singles()
         if singles.room < 0:
             self._flush()
 
     def _start_singles(self) -> None:
         """After the first sequences: single ones like them need no conversion."""
-        if not self._atomic.loss_warning:
-            self._atomic.loss_warning.append(functools.partial(_get_loss_text, self._where, self._singles))
+        self._atomic.loss_warning.append(functools.partial(_get_loss_text, self._where, self._singles))
         inputs = self._inputs
         if inputs is None or inputs.frame_shape != ((), (self.dim or 1,))[self.ndim > 1] or self.ndim not in (1, 2):
             return
@@ -232,39 +237,7 @@ class SimpleHDFWriter:
         self._singles.stop()
         self._atomic.discard()
 
-    def _check_arguments(
-        self, extra_type: Mapping[str, tuple[int | None, int, Any]], *, swmr: bool, extend: bool
-    ) -> None:
-        where = self._where
-        if swmr:
-            raise NotSupportedError(describe("swmr is not supported", where=where, todo="Leave it out"))
-        if self.labels is not None and len(self.labels) != self.dim:
-            raise ConfigError(
-                describe("labels do not fit to dim", where=where, expected=f"{self.dim} labels", got=len(self.labels))
-            )
-        for key, labels in self._extra_labels.items():
-            dim = extra_type[key][0] if key in extra_type else None
-            if dim is not None and len(labels) != dim:
-                raise ConfigError(
-                    describe(
-                        f"extra_labels[{key!r}] do not fit to dim",
-                        where=where,
-                        expected=f"{dim} labels",
-                        got=len(labels),
-                    )
-                )
-        for key, entry in extra_type.items():
-            problem = _problem_of_key(key)
-            if problem:
-                raise ConfigError(describe(problem, where=f"{where}, extra_type", todo="Choose another key"))
-            _check_extra_type(key, entry, where=where)
-        bad_labels = [
-            label
-            for label in [*(self.labels or ()), *sum(self._extra_labels.values(), [])]
-            if not is_storable_text(label)
-        ]
-        if bad_labels:
-            raise ConfigError(describe("bad label", where=where, expected="UTF-8 text without NUL", got=bad_labels[0]))
+    def _check_file(self, *, extend: bool) -> None:
         exists = os.path.exists(self.filename)
         if extend and not exists:
             raise DataFileError(
@@ -349,26 +322,6 @@ class SimpleHDFWriter:
                 )
             )
 
-    def _check_tags(self, seq_tag: Sequence[str | bytes], num_seqs: int) -> list[str]:
-        if isinstance(seq_tag, (str, bytes)) or not hasattr(seq_tag, "__len__") or len(seq_tag) != num_seqs:
-            raise DatasetError(
-                describe(
-                    "insert_batch: seq_tag does not fit to inputs",
-                    where=self._where,
-                    expected=f"list of {num_seqs} tags",
-                    got=seq_tag,
-                )
-            )
-        tags = []
-        for tag in seq_tag:
-            value = tag.item() if isinstance(tag, np.ndarray) and tag.ndim == 0 else tag
-            if not is_storable_text(value):
-                raise DatasetError(
-                    describe("insert_batch: bad seq_tag", where=self._where, expected="UTF-8 text without NUL", got=tag)
-                )
-            tags.append(bytes(value).decode("utf8") if isinstance(value, bytes) else str(value))
-        return tags
-
     def _check_main(self, main: MainData) -> np.ndarray:
         """
         :return: frames, cast to the dtype of the earlier ones
@@ -405,7 +358,7 @@ class SimpleHDFWriter:
                 )
             values[_SIZES_KEY] = main.sizes
         for key, value in values.items():
-            problem = _problem_of_key(key)
+            problem = problem_of_key(key)
             if problem:
                 raise DatasetError(describe(f"insert_batch: {problem}", where=self._where, todo="Choose another key"))
             known = self._extras.get(key)
@@ -523,35 +476,6 @@ def _get_loss_text(where: str, singles: SingleSeqs) -> str:
     return f"Warning: {where} was not closed, its {singles.num_seqs} sequences are lost. Call close()."
 
 
-def _problem_of_key(key: object) -> str | None:
-    """:return: why this cannot be the key of an extra stream; None if it can"""
-    if key in (INPUTS_KEY, "data"):
-        return f"{key!r} cannot be an extra stream, it is the main one"
-    if not is_storable_text(key) or not isinstance(key, str) or not key or "/" in key or key == ".":
-        return f"{key!r} cannot be the key of an extra stream, it must be a text without '/'"
-    return None
-
-
-def _check_extra_type(key: str, entry: Any, *, where: str) -> None:
-    """:param entry: Any: of the user, supposed to be (dim or None, ndim, dtype)"""
-    try:
-        dim, ndim, dtype = entry
-        ok = isinstance(dim, (int, np.integer, type(None))) and isinstance(ndim, (int, np.integer)) and ndim >= 0
-        if dtype != "string":
-            np.dtype(dtype)
-    except (TypeError, ValueError):
-        ok = False
-    if not ok:
-        raise ConfigError(
-            describe(
-                f"extra_type[{key!r}] is invalid",
-                where=where,
-                expected='(dim or None, ndim, dtype), dtype a numpy dtype or "string"',
-                got=entry,
-            )
-        )
-
-
 def _existing(parent: h5py.Group, name: str, dataset: h5py.Dataset) -> GrowingDataset:
     return GrowingDataset(parent, name, dataset.dtype, tuple(dataset.shape[1:]), existing=dataset)
 
@@ -560,8 +484,8 @@ def _cast(frames: np.ndarray, dtype: np.dtype, *, what: str, where: str) -> np.n
     if frames.dtype == dtype or dtype.kind == "O":
         return frames
     with np.errstate(invalid="ignore", over="ignore"):
-        cast = frames.astype(dtype)
-    if frames.dtype.kind in "iubf" and dtype.kind in "iub" and not np.array_equal(cast, frames):
+        converted = frames.astype(dtype)
+    if frames.dtype.kind in "iubf" and dtype.kind in "iub" and not np.array_equal(converted, frames):
         raise DatasetError(
             describe(
                 f"insert_batch: values of {what} do not fit into the dtype of the earlier batches",
@@ -571,7 +495,7 @@ def _cast(frames: np.ndarray, dtype: np.dtype, *, what: str, where: str) -> np.n
                 todo="Use the larger dtype from the first batch on",
             )
         )
-    return cast
+    return converted
 
 
 def _write_strings(parent: h5py.Group, name: str, values: list[str]) -> None:

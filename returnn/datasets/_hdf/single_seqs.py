@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
-from returnn.datasets._hdf.batch_to_frames import to_numpy
+from returnn.datasets._hdf.batch_to_frames import cast_numbers, to_numpy
 from returnn.datasets._hdf.growing import DIRECT_BYTES
 
 __all__ = ["StreamForm", "CollectedSeqs", "SingleSeqs", "SEQ_BYTES"]
 
 #: memory for a sequence without its data: tag, lengths, objects
 SEQ_BYTES = 256
+
+# No array has it: always the long way.
+_NO_SHAPE: tuple[int, ...] = (-1,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +56,9 @@ class SingleSeqs:
         # an interrupt (Ctrl-C) leaves no half of a sequence, and there are no tuples for the garbage collector.
         self._items: list[Any] = []  # Any: bytes, int, str in turn
         self._step = 3
-        self._dtype: np.dtype | None = None
-        self._frame_shape: tuple[int, ...] | None = None
-        # Key, dtype, and shape without batch and time; None: always the long way.
-        self._extras: list[tuple[str, np.dtype, tuple[int, ...] | None]] = []
+        self._dtype = np.dtype(np.float32)
+        self._frame_shape = _NO_SHAPE
+        self._extras: list[tuple[str, np.dtype, tuple[int, ...]]] = []  # key, dtype, shape without batch and time
 
     @property
     def num_collected(self) -> int:
@@ -81,14 +83,14 @@ class SingleSeqs:
         self._dtype = main.dtype
         self._frame_shape = main.frame_shape
         self._extras = [
-            (form.key, form.dtype, None if form.dtype.hasobject or len(form.frame_shape) > 1 else form.frame_shape)
+            (form.key, form.dtype, _NO_SHAPE if form.dtype.hasobject or len(form.frame_shape) > 1 else form.frame_shape)
             for form in extras
         ]
         self._step = 3 + 2 * len(extras)
 
     def stop(self) -> None:
         """Take nothing any more."""
-        self._frame_shape = None
+        self._frame_shape = _NO_SHAPE
 
     def add(self, inputs: Any, seq_len: Any, seq_tag: Any, extra: Any, extra_seq_len: Any) -> bool:
         """
@@ -99,43 +101,47 @@ class SingleSeqs:
         :param extra_seq_len: Any: as there
         :return: whether it was taken. If not, nothing was done: it needs the long way
         """
-        if type(inputs) is not np.ndarray:
-            if not hasattr(inputs, "detach") or self._frame_shape is None:
+        if type(inputs) is not ndarray:
+            if not hasattr(inputs, "detach") or self._frame_shape is _NO_SHAPE:
                 return False
             inputs = to_numpy(inputs)
         shape = inputs.shape
-        if shape[2:] != self._frame_shape or len(shape) < 2 or shape[0] != 1 or inputs.dtype != self._dtype:
+        if shape[2:] != self._frame_shape or len(shape) < 2 or shape[0] != 1:
             return False
-        if type(seq_len) is dict:
-            seq_len = seq_len.get(0) if len(seq_len) == 1 else None
-        length = seq_len[0] if type(seq_len) is list and len(seq_len) == 1 else _single_int(seq_len)
-        if type(length) is not int:
-            length = _plain_int(length)
+        if type(seq_len) is list and len(seq_len) == 1 and type(seq_len[0]) is int:
+            length = seq_len[0]
+        else:
+            length = _single_int(seq_len)
         if type(seq_tag) is not list and type(seq_tag) is not tuple or len(seq_tag) != 1:
             return False
         tag = seq_tag[0]
         if type(tag) is not str or not tag.isprintable():  # NUL and half surrogates are not printable
             return False
+        if inputs.dtype is not self._dtype and inputs.dtype != self._dtype:
+            inputs = cast_numbers(inputs, self._dtype)
+            if inputs is None:
+                return False
         if length == shape[1]:
             if inputs.nbytes >= DIRECT_BYTES:
                 return False
             data = inputs.tobytes()
         elif 0 <= length < shape[1]:
-            frames = inputs[0, :length]
-            if frames.nbytes >= DIRECT_BYTES:
+            inputs = inputs[0, :length]
+            if inputs.nbytes >= DIRECT_BYTES:
                 return False
-            data = frames.tobytes()
+            data = inputs.tobytes()
         else:
             return False
-        if self._extras or extra or extra_seq_len:
-            more = self._get_extras(extra or {}, extra_seq_len or {})
-            if more is None:
-                return False
-            self.room -= len(data) + sum(map(len, more[::2])) + SEQ_BYTES
-            self._items.extend((data, length, tag, *more))
-        else:
+        if not self._extras and not extra and not extra_seq_len:
+            self._items += (data, length, tag)
             self.room -= len(data) + SEQ_BYTES
-            self._items.extend((data, length, tag))
+            return True
+        item = [data, length, tag]
+        num_bytes = self._add_extras(item, extra, extra_seq_len)
+        if num_bytes < 0:
+            return False
+        self._items += item
+        self.room -= len(data) + num_bytes + SEQ_BYTES
         return True
 
     def get_all(self) -> CollectedSeqs:
@@ -154,73 +160,89 @@ class SingleSeqs:
         """Forget what is collected."""
         self._items = []
 
-    def _get_extras(self, extra: Mapping[str, Any], extra_seq_len: Mapping[str, Any]) -> list[Any] | None:
-        """:return: data and length of each extra stream in turn; None if they need the long way"""
-        if not isinstance(extra, dict) or not isinstance(extra_seq_len, dict):
-            return None
-        parts: list[Any] = []  # Any: bytes, int in turn
-        num_found = num_cut = 0
+    def _add_extras(self, item: list[Any], extra: Any, extra_seq_len: Any) -> int:
+        """
+        :param item: data and length of each extra stream are added in turn. Any: bytes, int
+        :param extra: Any: of the user
+        :param extra_seq_len: Any: of the user
+        :return: number of bytes; -1 if they need the long way
+        """
+        if type(extra) is not dict:
+            if extra:
+                return -1
+            extra = {}
+        num_bytes = num_missing = 0
         for key, dtype, frame_shape in self._extras:
             value = extra.get(key)
-            if value is None:
-                parts += (b"", 0)
-                continue
-            num_found += 1
-            if type(value) is np.ndarray:
-                shape = value.shape
-                if not shape or shape[0] != 1:
-                    return None
+            if type(value) is not ndarray:
+                if value is None:
+                    num_missing += 1
+                    item += (b"", 0)
+                    continue
+                value = _single_entry(value)
+                if value is None:
+                    return -1
+            shape = value.shape
+            if len(shape) == 2 and not frame_shape:
+                num_entries, length = shape
+            elif shape and shape[2:] == frame_shape:
+                num_entries, length = shape[0], (shape[1] if len(shape) > 1 else 1)
             else:
-                if type(value) is list or type(value) is tuple:
-                    if len(value) != 1:
-                        return None
-                    value = to_numpy(value[0])[None]
-                elif hasattr(value, "detach"):
-                    value = to_numpy(value)
-                else:
-                    return None
-                shape = value.shape
-            if shape[2:] != frame_shape or value.dtype != dtype or value.nbytes >= DIRECT_BYTES:
-                return None
-            length = shape[1] if len(shape) > 1 else 1
+                return -1
+            if num_entries != 1 or value.nbytes >= DIRECT_BYTES:
+                return -1
+            if value.dtype is not dtype and value.dtype != dtype:
+                value = cast_numbers(value, dtype)
+                if value is None:
+                    return -1
             if extra_seq_len and key in extra_seq_len:
-                num_cut += 1
-                cut = _plain_int(_single_int(extra_seq_len[key]))
+                cut = extra_seq_len[key]
+                cut = -1 if type(cut) is dict else _single_int(cut)
                 if not 0 <= cut <= length:
-                    return None
+                    return -1
                 if cut < length:
+                    value = value[0, :cut] if len(shape) > 1 else value[:cut]
                     length = cut
-                    value = value[0, :length] if len(shape) > 1 else value[:length]
-            parts += (value.tobytes(), length)
-        if num_found != len(extra) or num_cut != len(extra_seq_len):
-            return None
-        return parts
+            raw = value.tobytes()
+            num_bytes += len(raw)
+            item += (raw, length)
+        if len(extra) + num_missing != len(self._extras):
+            return -1  # unknown keys, or no value
+        if extra_seq_len and (type(extra_seq_len) is not dict or not extra_seq_len.keys() <= extra.keys()):
+            return -1
+        return num_bytes
 
 
-def _single_int(lens: Any) -> Any:
+def _single_entry(value: Any) -> np.ndarray | None:
+    """
+    :param value: of an extra stream, no array. Any: of the user
+    :return: [B, ...]; None if it needs the long way
+    """
+    if type(value) is list or type(value) is tuple:
+        return to_numpy(value[0])[None] if len(value) == 1 else None
+    return to_numpy(value) if hasattr(value, "detach") else None
+
+
+def _single_int(lens: Any) -> int:
     """
     :param lens: Any: lengths as the user gives them
-    :return: the only one, Any: of the type it has; -1 if there is another number of them, or it needs the long way
+    :return: the only one; -1 if it needs the long way
     """
+    if type(lens) is dict:
+        lens = lens.get(0) if len(lens) == 1 else None
     if type(lens) is not list and type(lens) is not tuple:
-        if not isinstance(lens, np.ndarray) and not hasattr(lens, "detach"):
+        if not isinstance(lens, ndarray) and not hasattr(lens, "detach"):
             return -1
         lens = lens.tolist()
         if type(lens) is not list:
             return -1
-    return lens[0] if len(lens) == 1 else -1
-
-
-def _plain_int(value: Any) -> int:
-    """
-    :param value: Any: of the user
-    :return: as int; -1 if it is none
-    """
+    if len(lens) != 1:
+        return -1
+    value = lens[0]
     if type(value) is int:
         return value
     if isinstance(value, np.integer):
         return int(value)
-    if hasattr(value, "detach") or type(value) is np.ndarray:
-        value = value.item() if value.shape == () else -1
-        return value if type(value) is int else -1
-    return -1
+    if (hasattr(value, "detach") or type(value) is ndarray) and value.shape == ():
+        value = value.item()
+    return value if type(value) is int else -1
