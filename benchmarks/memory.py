@@ -30,7 +30,7 @@ from returnn.torch.engine import Engine  # noqa: E402
 MAX_SLOPE_MIB = 0.1
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """:return: of this process"""
     pids: list[int] = []
     for thread in os.listdir(f"/proc/{pid}/task"):
@@ -55,7 +55,7 @@ def tree_mib(pid: int | None = None, *, with_files: bool = False) -> tuple[float
     """
     pid = pid or os.getpid()
     mib, num = _pss_mib(pid, with_files=with_files), 1
-    for child in _children(pid):
+    for child in children(pid):
         try:
             child_mib, child_num = tree_mib(child, with_files=with_files)
         except (FileNotFoundError, ProcessLookupError, StopIteration):  # ended meanwhile

@@ -3,10 +3,11 @@
 Start of a MetaDataset over two HDF files with the same 5 M sequences in different orders, and its memory.
 
 The limit reads lengths and tags of both files at once, and joins the tags by numpy (two sorts). Processor time of one run
-each. Memory: how much this process grows, from before the dataset is made until it has an order; with --workers, also how
-much the worker processes of a loader have of their own (anonymous and shared memory) after the first batch.
+each. Memory, once in the order of the files and once in random order: what this process has more than before the dataset was
+made, when it has an order; and what this process and the worker processes of a loader have more after the first batches, what
+they share counted once. That is anonymous memory, and all memory without a name (memfd), used or not.
 
-    python benchmarks/meta_start.py [--num_seqs 5000000] [--workers 2]
+    python benchmarks/meta_start.py [--num_seqs 5000000] [--workers 2] [--batches 1]
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from benchmarks.common import memory_mib, print_row  # noqa: E402
-from benchmarks.memory import tree_mib  # noqa: E402
+from benchmarks.common import print_row  # noqa: E402
+from benchmarks.memory import children  # noqa: E402
 from returnn.datasets import init_dataset  # noqa: E402
 from returnn.log import log  # noqa: E402
 from returnn.options.batching import BatchingOptions  # noqa: E402
@@ -59,50 +60,93 @@ def join(paths: list[str]) -> np.ndarray:
     return result
 
 
+def tree_bytes(pid: int | None = None, *, seen: set[tuple[int, int]] | None = None) -> int:
+    """
+    :param pid: None: this process
+    :param seen: memory without a name that was counted already
+    :return: memory of the process and its descendants
+    """
+    pid, seen = pid or os.getpid(), set() if seen is None else seen
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        total = sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss_Anon:"))
+    folder = f"/proc/{pid}/fd"
+    for name in os.listdir(folder):
+        try:
+            if not os.readlink(f"{folder}/{name}").startswith("/memfd:"):
+                continue
+            stat = os.stat(f"{folder}/{name}")
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        if (stat.st_dev, stat.st_ino) not in seen:
+            seen.add((stat.st_dev, stat.st_ino))
+            total += stat.st_blocks * 512
+    for child in children(pid):
+        try:
+            total += tree_bytes(child, seen=seen)
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+    return total
+
+
+def run(paths: list[str], ordering: str, *, num_seqs: int, workers: int, batches: int) -> float:
+    """
+    Print a line for memory.
+
+    :return: seconds until there is an order
+    """
+    a, b = ({"class": "HDFDataset", "files": [path]} for path in paths)
+    before = tree_bytes()
+    start = time.process_time()
+    dataset = init_dataset(
+        {
+            "class": "MetaDataset",
+            "datasets": {"a": {**a, "seq_ordering": ordering}, "b": b},
+            "data_map": {"data": ("a", "data"), "classes": ("b", "data")},
+            "seq_order_control_dataset": "a",
+        }
+    )
+    dataset.init_seq_order(epoch=1)
+    secs = time.process_time() - start
+    growth = (tree_bytes() - before) / num_seqs
+    loader = create_loader(
+        dataset,
+        batching=BatchingOptions(max_seqs=100),
+        loader=LoaderOptions(num_workers=workers),
+        epoch_source=EpochSource(1),
+    )
+    for _ in zip(range(batches), loader):  # noqa: B905  # not all batches
+        pass
+    in_all = (tree_bytes() - before) / num_seqs
+    loader.close()
+    verdict = "reached" if in_all < MAX_BYTES else "NOT reached"
+    print(
+        f"  memory per sequence, order {ordering}: {growth:.0f} bytes in the main process, {in_all:.0f} in all with {workers} "
+        f"workers after {batches} batches (target {MAX_BYTES}: {verdict})",
+        flush=True,
+    )
+    return secs
+
+
 def main() -> None:
-    """Print a line for time and one for memory."""
+    """Print a line for time and two for memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_seqs", type=int, default=5_000_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batches", type=int, default=1)
     args = parser.parse_args()
     log.initialize(verbosity=[1])
     with tempfile.TemporaryDirectory() as folder:
         paths = [os.path.join(folder, name) for name in ("a.hdf", "b.hdf")]
         make_file(paths[0], np.arange(args.num_seqs), 1)
         make_file(paths[1], np.random.RandomState(3).permutation(args.num_seqs), 2)
-        a, b = ({"class": "HDFDataset", "files": [path]} for path in paths)
-        before = memory_mib()
-        start = time.process_time()
-        dataset = init_dataset(
-            {
-                "class": "MetaDataset",
-                "datasets": {"a": a, "b": b},
-                "data_map": {"data": ("a", "data"), "classes": ("b", "data")},
-                "seq_order_control_dataset": "a",
-            }
+        ours, _ = (
+            run(paths, ordering, num_seqs=args.num_seqs, workers=args.workers, batches=args.batches)
+            for ordering in ("default", "random")
         )
-        dataset.init_seq_order(epoch=1)
-        ours = time.process_time() - start
-        growth = (memory_mib() - before) * 2**20 / args.num_seqs
-        own = tree_mib()[0]
-        loader = create_loader(
-            dataset,
-            batching=BatchingOptions(max_seqs=100),
-            loader=LoaderOptions(num_workers=args.workers),
-            epoch_source=EpochSource(1),
-        )
-        next(iter(loader))
-        with_workers = (tree_mib()[0] - own) * 2**20 / args.num_seqs
-        loader.close()
         start = time.process_time()
         join(paths)
         limit = time.process_time() - start
     print_row(f"MetaDataset of two HDF files of {args.num_seqs} sequences, start and order", ours, limit, TARGET)
-    verdict = "reached" if growth + with_workers < MAX_BYTES else "NOT reached"
-    print(
-        f"  memory per sequence: {growth:.0f} bytes in the main process, {with_workers:.0f} more with {args.workers} "
-        f"workers (target {MAX_BYTES} in all: {verdict})"
-    )
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class ProcessState:
     # Set at the start of a data process whose parent wants to know what it does (a status_page.Page of
     # returnn.datasets._loading; Any: a higher layer), written while data is read. None: nobody reads it.
     status_page: Any = None
-    # While a worker makes its datasets: memory of its parent process with what is known of the corpus (Segments of
-    # returnn.datasets._basic.shared_corpus; Any: a higher layer).
+    # In a loader worker: memory of its parent process with what is known of the corpus (Segments of
+    # returnn.datasets._basic.shared_corpus; Any: a higher layer). Set at its start.
     shared_corpus: list[Any] = dataclasses.field(default_factory=list)
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
     quitting: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy  # noqa: F401  # part of the public names: client code does "from returnn.datasets.hdf import *"
@@ -14,6 +14,7 @@ from returnn._state import state
 from returnn.datasets._basic.epoch_lens import EpochLens
 from returnn.datasets._basic.epoch_order import checked_order, same_order, select_order
 from returnn.datasets._basic.jump import reads_as_its_class
+from returnn.datasets._hdf.corpus_knowledge import CorpusKnowledge
 from returnn.datasets._hdf.dataset_writer import HDFDatasetWriter
 from returnn.datasets._hdf.file_index import FileIndex, check_fits
 from returnn.datasets._hdf.files_option import check_files_option
@@ -29,7 +30,6 @@ from returnn.datasets._hdf.legacy_views import CachedH5Datasets, FileSeqStarts, 
 from returnn.datasets._hdf.reader import CorpusReader
 from returnn.datasets._hdf.seq_block import SeqBlock
 from returnn.datasets._hdf.simple_writer import SimpleHDFWriter
-from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import Dataset, DatasetSeq
 from returnn.datasets.cached import CachedDataset
 from returnn.datasets.ragged import Ragged
@@ -73,7 +73,7 @@ attr_times = HDF_TIMES_KEY
 attr_ctcIndexTranscription = HDF_CTC_INDEX_TRANSCRIPTION_KEY
 
 
-class HDFDataset(CachedDataset):
+class HDFDataset(CorpusKnowledge, CachedDataset):
     """
     Sequences of one or more HDF files, see :mod:`returnn.datasets._hdf.format`.
 
@@ -169,7 +169,9 @@ class HDFDataset(CachedDataset):
             labels[PHANTOM_TARGET_KEY] = index.root_labels
         for key, values in labels.items():
             old = self.labels.get(key)
-            if is_real_vocabulary(old) and is_real_vocabulary(values) and list(old or ()) != values:
+            if old is values or list(old or ()) == values:
+                continue
+            if is_real_vocabulary(old) and is_real_vocabulary(values):
                 print(
                     f"Warning: {self}: file {index.filename} has other labels of {key!r} than the earlier files"
                     f" {self.files[:3]}; the last ones are taken.",
@@ -200,25 +202,6 @@ class HDFDataset(CachedDataset):
     def cached_h5_datasets(self) -> Sequence[dict[str, object]]:
         """:return: per file data key -> h5py.Dataset, opened on access"""
         return CachedH5Datasets(self._reader)
-
-    @property
-    def tag_table(self) -> TagTable:
-        """:return: tags of the corpus, read at the first use"""
-        tags = self._reader.tags
-        if not self._warned_duplicates and len(tags):
-            self._warned_duplicates = True
-            num = tags.num_duplicates()
-            if num:
-                print(
-                    f"Warning: {self}: {num} sequence tags occur again later in the corpus."
-                    " Where a sequence is asked by tag, the last one is taken.",
-                    file=log.v2,
-                )
-        return tags
-
-    def known_corpus_lens(self) -> Mapping[str, np.ndarray]:
-        """See :func:`Dataset.known_corpus_lens`."""
-        return {key: self._reader.lens(key) for key in self._length_keys}
 
     # Order
 
@@ -449,10 +432,6 @@ class HDFDataset(CachedDataset):
             )
 
     # Data of the corpus, independent of the order
-
-    def get_all_tags(self) -> list[str]:
-        """:return: of all files, in file order"""
-        return self._reader.tags.to_list()
 
     def get_data_by_seq_tag(self, seq_tag: str, key: str) -> np.ndarray:
         """

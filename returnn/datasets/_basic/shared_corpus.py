@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import mmap
 import os
@@ -18,16 +17,23 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from returnn._state import state
 
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]  # then there is no shared memory either
+
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["SharedPart", "Segment", "find_part", "part_key", "share_corpus", "taking_from"]
+__all__ = ["SharedPart", "Segment", "find_part", "part_key", "receive_segments", "send_segments", "share_corpus"]
 
 #: Whether memory can be passed on as file handle.
 _CAN_SHARE = sys.platform.startswith("linux") and hasattr(os, "memfd_create")
@@ -152,17 +158,23 @@ def find_part(key: str) -> tuple[Any, dict[str, numpy.ndarray]] | None:
     return None
 
 
-@contextlib.contextmanager
-def taking_from(segments: Sequence[Segment]) -> Iterator[None]:
+def send_segments(conn: Connection, segments: Sequence[Segment]) -> None:
     """
-    :param segments: of the parent process
-    :return: context in which :func:`find_part` looks there
+    :param conn: to another process, which need not have started yet
+    :param segments: to be received by :func:`receive_segments` before anything else
     """
-    saved, state.shared_corpus = state.shared_corpus, list(segments)
-    try:
-        yield
-    finally:
-        state.shared_corpus = saved
+    for segment in segments:
+        reduction.send_handle(conn, segment.fd, 0)  # the process id matters on other systems only
+
+
+def receive_segments(conn: Connection, num: int) -> None:
+    """
+    Take the parent's memory, so that :func:`find_part` finds it.
+
+    :param conn: to the parent
+    :param num: of segments
+    """
+    state.shared_corpus = [Segment(reduction.recv_handle(conn)) for _ in range(num)]
 
 
 def _datasets_below(dataset: Dataset) -> Iterator[Dataset]:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
 
+from returnn.datasets._basic.shared_corpus import SharedPart
 from returnn.datasets._hdf.file_index import FileIndex, StreamInfo, read_file_index
 from returnn.datasets._hdf.format import HDF_ERRORS, SEQ_TAGS_KEY, worded_hdf_errors
 from returnn.datasets._hdf.handles import HandleCache
+from returnn.datasets._hdf.shared_files import (
+    find_index,
+    find_tags,
+    get_signature,
+    index_key,
+    index_part,
+    join_columns,
+    tags_key,
+    tags_part,
+)
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.errors import DataFileError, describe
 
@@ -64,6 +76,10 @@ class CorpusReader:
         :return: its metadata, checked
         :raises DataFileError: names the file
         """
+        shared = find_index(filename)
+        return self._read_index(filename) if shared is None else shared
+
+    def _read_index(self, filename: str) -> FileIndex:
         with self.handles.use(filename) as h5_file, worded_hdf_errors(filename):
             return read_file_index(h5_file, filename)
 
@@ -90,8 +106,36 @@ class CorpusReader:
     def tags(self) -> TagTable:
         """:return: of all files, read at the first use"""
         if self._tags is None:
-            self._tags = TagTable.from_hdf(_TagDatasets(self), [index.num_seqs for index in self.files])
+            key = tags_key(self._known_files.keys(self.files))
+            tags = find_tags(key)
+            if tags is None:
+                tags = TagTable.from_hdf(_TagDatasets(self), [index.num_seqs for index in self.files])
+                tags.key = key
+            self._tags = tags
         return self._tags
+
+    @property
+    def tags_key(self) -> str:
+        """:return: the key that the table of tags has, or would have"""
+        return tags_key(self._known_files.keys(self.files)) if self._tags is None else str(self._tags.key)
+
+    def forget_tags(self) -> None:
+        """Free the tags if they take much memory. They are read again when needed."""
+        if self._tags is not None and self._tags.columns.nbytes > _SMALL_BYTES:
+            self._tags = None
+
+    def shared_parts(self) -> Iterator[SharedPart]:
+        """:return: lengths, and tags if they were read"""
+        for i, key in enumerate(self._known_files.keys(self.files)):
+            yield index_part(self.files[i], key, functools.partial(self._move_lens, i))
+        if self._tags is not None and self._tags.key is not None:
+            yield tags_part(self._tags, self._tags.key)
+
+    def _move_lens(self, file_idx: int, lens: np.ndarray) -> None:
+        """:param lens: of this file, in other memory"""
+        self.files[file_idx] = index = dataclasses.replace(self.files[file_idx], lens=lens)
+        self._known_files.move(index)
+        self._lens.clear()
 
     def select_tags(self, seq_idxs: np.ndarray) -> list[str]:
         """
@@ -134,8 +178,8 @@ class CorpusReader:
         lens = self._lens.get(key)
         if lens is None:
             columns = [index.column(key) for index in self.files]
-            # With one file a view, without copy.
-            lens = columns[0] if len(columns) == 1 else np.concatenate(columns or [np.zeros(0, dtype=np.int32)])
+            # With one file, or in shared memory, a view without copy.
+            lens = join_columns(columns or [np.zeros(0, dtype=np.int32)])
             self._lens[key] = lens
         return lens
 
@@ -359,7 +403,15 @@ class _KnownFiles:
     def add(self, index: FileIndex) -> None:
         """:param index: of a file that was just read"""
         self._indices[index.filename] = index
-        self._signatures[index.filename] = _get_signature(index.filename)
+        self._signatures[index.filename] = get_signature(index.filename)
+
+    def move(self, index: FileIndex) -> None:
+        """:param index: of a known file, in other memory"""
+        self._indices[index.filename] = index
+
+    def keys(self, files: Sequence[FileIndex]) -> list[str]:
+        """:return: of each file, by which processes share what was read of it"""
+        return [index_key(index.filename, self._signatures[index.filename]) for index in files]
 
     def __call__(self, filename: str, h5_file: h5py.File) -> None:
         """
@@ -368,7 +420,7 @@ class _KnownFiles:
         :raises DataFileError: if it does not
         """
         index = self._indices.get(filename)
-        signature = _get_signature(filename)
+        signature = get_signature(filename)
         if index is None or signature == self._signatures[filename]:
             return
         new = read_file_index(h5_file, filename)
@@ -389,12 +441,6 @@ class _KnownFiles:
                 )
             )
         self._signatures[filename] = signature
-
-
-def _get_signature(filename: str) -> tuple[int, ...]:
-    """:return: changes whenever the file is replaced or written to"""
-    stat = os.stat(filename)
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 class _TagDatasets:

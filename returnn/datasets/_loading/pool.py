@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from returnn._state import state
+from returnn.datasets._basic.shared_corpus import send_segments, share_corpus
 from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
@@ -100,6 +101,7 @@ class WorkerPool:
         self.options = options
         self.is_global = options.is_global
         payload = dump_payload(dataset, options)
+        segments = share_corpus(dataset)
         method = start_method(loader)
         if method == "forkserver":
             start_server(with_torch=needs_torch(payload))
@@ -111,7 +113,9 @@ class WorkerPool:
         self.workers: list[_Worker] = []
         for i in range(loader.num_workers):
             conn, child_conn = context.Pipe(duplex=True)
-            args = (child_conn, os.getpid(), i, loader.num_workers, loader.prefetch_blocks, payload, environ, ranks)
+            send_segments(conn, segments)
+            numbers = (os.getpid(), i, loader.num_workers, loader.prefetch_blocks, len(segments))
+            args = (child_conn, *numbers, payload, environ, ranks)
             name = f"returnn-loader-{options.name}-{i}"
             # Not daemonic: datasets may have processes of their own.
             process = context.Process(target=worker_main, args=args, name=name, daemon=False)

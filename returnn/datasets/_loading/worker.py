@@ -22,6 +22,7 @@ import numpy
 
 from returnn._state import state
 from returnn.config_pickle import loads_in_worker
+from returnn.datasets._basic.shared_corpus import receive_segments
 from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.passes import iter_blocks
@@ -220,6 +221,7 @@ def worker_main(
     worker_id: int,
     num_workers: int,
     num_slots: int,
+    num_segments: int,
     payload: bytes,
     environ: dict[str, str],
     rank_and_size: tuple[int, int] = (0, 1),
@@ -232,6 +234,7 @@ def worker_main(
     :param worker_id: from 0
     :param num_workers: of this dataset
     :param num_slots: blocks that may be on their way
+    :param num_segments: of memory that the parent shares, on their way already
     :param payload: dataset and options, with the global config
     :param environ: of the parent
     :param rank_and_size: of the parent among the processes that train together
@@ -246,6 +249,7 @@ def worker_main(
     try:
         start_page(conn, "starting")
         try:
+            receive_segments(conn, num_segments)
             dataset, options = loads_in_worker(payload)
             limit_threads()
             options = options.for_worker(worker_id, num_workers)

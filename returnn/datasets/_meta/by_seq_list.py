@@ -11,14 +11,21 @@ import numpy as np
 from returnn._state import state
 from returnn.datasets._basic.epoch_lens import EpochLens, epoch_lens_of
 from returnn.datasets._basic.jump import reads_as_its_class
+from returnn.datasets._basic.shared_corpus import SharedPart
+from returnn.datasets._hdf.shared_files import tags_part
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._meta.children import check_no_shared_dataset, lens_to_order_by
 from returnn.datasets._meta.mapped_streams import MappedStreams
 from returnn.datasets._meta.options import check_data_map, get_order_options, load_json_lens
 from returnn.datasets._meta.seq_rows import (
+    Join,
     SeqListFile,
     check_control_list,
+    find_join,
+    forget_tag_table,
+    get_tag_key,
     get_tag_table,
+    join_key,
     load_row_tables,
     map_rows,
     require_tag_table,
@@ -28,6 +35,7 @@ from returnn.datasets._meta.seq_rows import (
 from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.ragged import Ragged
+from returnn.datasets.seq_order import order_to_array
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError, describe
 from returnn.log import log
 from returnn.util.numbers_dict import NumbersDict
@@ -81,7 +89,7 @@ class MetaDataset(MappedStreams, CachedDataset2):
         self.datasets: dict[str, Dataset] = {key: self._make_child(key) for key in self._datasets}
         self._seq_lens_by_tag = None if seq_lens_file is None else load_json_lens(os.fspath(seq_lens_file))
         self._rows: dict[str, TagTable] = {}
-        self._row_to_corpus: dict[str, np.ndarray | None] = {}
+        self._joins: dict[str, Join] = {}
         self._by_tags: set[str] = set()
         self._own_order_lens: np.ndarray | None = None
         self._order: np.ndarray | None = None
@@ -154,24 +162,55 @@ class MetaDataset(MappedStreams, CachedDataset2):
                 )
             table = require_tag_table(default, self.default_dataset_key, where=where)
             self._rows = dict.fromkeys(self.dataset_keys, table)
-        needed = self._get_needed_rows()
         for key, child in self.datasets.items():
             if key == self.default_dataset_key and self._seq_list_file is None:
-                # Rows are its corpus indices.
-                self._row_to_corpus[key] = None
-                continue
+                continue  # rows are its corpus indices
+            self._init_join(key, child, rows_from)
+        self._forget_tables()
+        self._check_shared_children()
+
+    def _init_join(self, key: str, child: Dataset, rows_from: str) -> None:
+        where = self._where_text
+        rows = self._rows[key]
+        join = find_join(join_key(rows, get_tag_key(child)), self._get_needed_rows)
+        if join is None:
             tags = get_tag_table(child)
             if tags is None:
                 self._check_num_seqs(key, rows_from)
                 self._by_tags.add(key)
-                continue
-            mapping = map_rows(child, key, self._rows[key], tags=tags, needed=needed, rows_from=rows_from, where=where)
-            if key == self.seq_order_control_dataset and mapping is not None:
-                check_control_list(child, key, mapping, self._rows[key], where=where)
-            self._row_to_corpus[key] = mapping
-            if not takes_corpus_order(child):
-                self._by_tags.add(key)
-        self._check_shared_children()
+                return
+            mapping = map_rows(
+                child, key, rows, tags=tags, needed=self._get_needed_rows, rows_from=rows_from, where=where
+            )
+            join = Join(mapping, join_key(rows, tags.key))
+            tags.forget_index()
+        if key == self.seq_order_control_dataset and join.mapping is not None:
+            check_control_list(child, key, join.mapping, rows, where=where)
+        self._joins[key] = join
+        if not takes_corpus_order(child):
+            self._by_tags.add(key)
+
+    def _forget_tables(self) -> None:
+        """Free what was needed only to find out which sequences belong together."""
+        for rows in self._rows.values():
+            rows.forget_index()
+        for child in self.datasets.values():
+            if self._seq_list_file is not None or child is not self.datasets[self.default_dataset_key]:
+                forget_tag_table(child)
+
+    def _mapping(self, key: str) -> np.ndarray | None:
+        """:return: [num rows], corpus index of each row in this child; None: the row itself"""
+        join = self._joins.get(key)
+        return None if join is None else join.mapping
+
+    def shared_parts(self) -> Iterable[SharedPart]:
+        """See :func:`Dataset.shared_parts`. Tags of the rows, and where they are in the children."""
+        tables = {rows.key: rows for rows in self._rows.values() if rows.key is not None}
+        yield from (tags_part(rows, key) for key, rows in tables.items())
+        for join in self._joins.values():
+            part = join.shared_part()
+            if part is not None:
+                yield part
 
     def _check_shared_children(self) -> None:
         """One dataset object as two children is fine: it gets the same order twice, unless their rows are different."""
@@ -253,7 +292,7 @@ class MetaDataset(MappedStreams, CachedDataset2):
         for key, child in self.datasets.items():
             if key == self.seq_order_control_dataset and not given:
                 continue  # it gave the order
-            mapping = self._row_to_corpus.get(key)
+            mapping = self._mapping(key)
             if key in self._by_tags:
                 child.init_seq_order(epoch=self.epoch, seq_list=self._rows[key].select(order))
             else:
@@ -285,7 +324,7 @@ class MetaDataset(MappedStreams, CachedDataset2):
             # User classes may shard themselves; the loader must know.
             self._sharding_applied = control._sharding_applied
             try:
-                return np.array(control.get_current_seq_order(), dtype=np.int64)
+                order = control.get_current_seq_order()
             except NotImplementedError as exc:
                 raise NotSupportedError(
                     describe(
@@ -295,9 +334,12 @@ class MetaDataset(MappedStreams, CachedDataset2):
                         todo="Choose another control dataset, or give seq_ordering to the MetaDataset instead",
                     )
                 ) from exc
+            # The memory of the control dataset itself, unless a class of the user may write to it.
+            is_ours = type(control).get_current_seq_order.__module__.startswith("returnn.")
+            return np.asarray(order, dtype=np.int64) if is_ours else np.array(order, dtype=np.int64)
         needs_lens = self._get_seq_ordering_for_epoch(self.epoch).needs_seq_lens and not self._seq_order_seq_lens_file
         lens = self._get_lens_for_order() if needs_lens else None
-        return np.array(self.get_seq_order_for_epoch(self.epoch, len(rows), lens), dtype=np.int64)
+        return order_to_array(self.get_seq_order_for_epoch(self.epoch, len(rows), lens))
 
     def _get_lens_for_order(self) -> np.ndarray:
         """:return: [num rows], read once"""
@@ -309,7 +351,7 @@ class MetaDataset(MappedStreams, CachedDataset2):
         else:
             key = self.default_dataset_key
             child = self.datasets[key]
-            mapping = self._row_to_corpus.get(key)
+            mapping = self._mapping(key)
             if key in self._by_tags:
                 child.init_seq_order(epoch=self.epoch, seq_list=rows.to_list())
             else:
@@ -356,6 +398,11 @@ class MetaDataset(MappedStreams, CachedDataset2):
     def tag_table(self) -> TagTable:
         """:return: tags of the default child for all rows"""
         return self._rows[self.default_dataset_key]
+
+    @property
+    def tag_table_key(self) -> str | None:
+        """:return: the key of :func:`tag_table`; None: it has none"""
+        return self.tag_table.key
 
     def get_all_tags(self) -> list[str]:
         """:return: tags of the default child for all rows"""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from returnn._state import state
+from returnn.datasets._basic.shared_corpus import SharedPart, find_part, part_key
+from returnn.datasets._hdf.shared_files import find_tags, get_signature
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets.basic import Dataset
 from returnn.datasets.seq_lists import load_seq_list_file
@@ -17,6 +20,11 @@ __all__ = [
     "SeqListFile",
     "load_row_tables",
     "get_tag_table",
+    "get_tag_key",
+    "forget_tag_table",
+    "Join",
+    "join_key",
+    "find_join",
     "map_rows",
     "rows_to_corpus",
     "check_control_list",
@@ -45,6 +53,33 @@ def get_tag_table(dataset: Dataset) -> TagTable | None:
         return None
 
 
+def get_tag_key(dataset: Dataset) -> str | None:
+    """
+    :param dataset: any
+    :return: the key of :func:`get_tag_table`, without making the table; None: it has none, or its class does not know it
+    """
+    for cls in type(dataset).__mro__:
+        if "tag_table" in vars(cls):
+            key: str | None = dataset.tag_table_key if "tag_table_key" in vars(cls) else None  # type: ignore[attr-defined]  # as above
+            return key
+        if "get_all_tags" in vars(cls):
+            break
+    return None
+
+
+def forget_tag_table(dataset: Dataset) -> None:
+    """
+    Free the table of tags, if it takes much memory and the dataset can make it again.
+
+    :param dataset: any
+    """
+    for cls in type(dataset).__mro__:
+        if "tag_table" in vars(cls):
+            if "forget_tag_table" in vars(cls):
+                dataset.forget_tag_table()  # type: ignore[attr-defined]  # checked in the line before
+            return
+
+
 def takes_corpus_order(dataset: Dataset) -> bool:
     """
     :param dataset: any
@@ -62,6 +97,9 @@ def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, wher
     :raises DataFileError: if a file is missing or of another form
     :raises DatasetError: if a child is missing or the lists have different lengths
     """
+    shared = _find_row_tables(seq_list_file, dataset_keys)
+    if shared is not None:
+        return shared
     lists: Any  # plain data: list, or dict of lists
     if isinstance(seq_list_file, Mapping):
         missing = [key for key in dataset_keys if key not in seq_list_file]
@@ -72,7 +110,9 @@ def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, wher
         lists = load_seq_list_file(os.fspath(seq_list_file), expect_list=False)
     if isinstance(lists, list):
         _check_tags(lists, "", where)
-        return dict.fromkeys(dataset_keys, TagTable.from_tags(lists))
+        table = TagTable.from_tags(lists)
+        table.key = _list_key(seq_list_file, None)
+        return dict.fromkeys(dataset_keys, table)
     if not isinstance(lists, dict):
         raise DatasetError(
             describe(
@@ -91,7 +131,32 @@ def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, wher
         raise DatasetError(
             describe("The lists of seq_list_file have different lengths", where=where, expected="one length", got=lens)
         )
-    return {key: TagTable.from_tags(lists[key]) for key in dataset_keys}
+    tables = {key: TagTable.from_tags(lists[key]) for key in dataset_keys}
+    for key, table in tables.items():
+        table.key = _list_key(seq_list_file, key)
+    return tables
+
+
+def _list_key(seq_list_file: SeqListFile, dataset_key: str | None) -> str:
+    """:param dataset_key: None: the same list for all. :raises OSError: the file is gone"""
+    filename = os.fspath(seq_list_file[dataset_key or ""] if isinstance(seq_list_file, Mapping) else seq_list_file)
+    return part_key("seq list", os.path.abspath(filename), get_signature(filename), dataset_key)
+
+
+def _find_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str]) -> dict[str, TagTable] | None:
+    """:return: what :func:`load_row_tables` gave in the parent process"""
+    if not state.shared_corpus:
+        return None
+    try:
+        if not isinstance(seq_list_file, Mapping):
+            table = find_tags(_list_key(seq_list_file, None))
+            if table is not None:
+                return dict.fromkeys(dataset_keys, table)
+        tables = {key: find_tags(_list_key(seq_list_file, key)) for key in dataset_keys}
+    except (OSError, KeyError, TypeError):  # whoever reads it says what is wrong
+        return None
+    found = {key: table for key, table in tables.items() if table is not None}
+    return found if len(found) == len(tables) else None
 
 
 def _check_tags(tags: Any, of_key: str, where: str) -> None:
@@ -101,25 +166,85 @@ def _check_tags(tags: Any, of_key: str, where: str) -> None:
         )
 
 
+class Join:
+    """Where the rows are in a child, and a key by which processes share that."""
+
+    def __init__(self, mapping: np.ndarray | None, key: str | None = None):
+        """
+        :param mapping: int32 or int64 [num rows], see :func:`map_rows`
+        :param key: None: it cannot be shared
+        """
+        self.mapping = mapping
+        self.key = key
+
+    def shared_part(self) -> SharedPart | None:
+        """:return: for other processes"""
+        if self.key is None:
+            return None
+        if self.mapping is None:
+            return SharedPart(self.key, None, {}, lambda _arrays: None)
+        return SharedPart(self.key, None, {"mapping": self.mapping}, self._take_over)
+
+    def _take_over(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.mapping = arrays["mapping"]
+
+
+def join_key(rows: TagTable, tags_key: str | None) -> str | None:
+    """
+    :param rows: tag of each row
+    :param tags_key: of the child's table
+    :return: of what map_rows makes of them
+    """
+    return None if rows.key is None or tags_key is None else part_key("rows", rows.key, tags_key)
+
+
+def find_join(key: str | None, needed: Callable[[], np.ndarray | None]) -> Join | None:
+    """
+    :param key: by :func:`join_key`
+    :param needed: see :func:`map_rows`
+    :return: what the parent process found out; None if it did not, or a row is missing
+    """
+    found = find_part(key) if key is not None else None
+    if found is None:
+        return None
+    mapping = found[1].get("mapping")
+    if mapping is not None and len(_missing_rows(mapping, needed)):
+        return None
+    return Join(mapping, key)
+
+
+def _missing_rows(mapping: np.ndarray, needed: Callable[[], np.ndarray | None]) -> np.ndarray:
+    missing = np.flatnonzero(mapping < 0)
+    mask = needed() if len(missing) else None
+    return missing if mask is None else missing[mask[missing]]
+
+
 def map_rows(
-    dataset: Dataset, key: str, rows: TagTable, *, tags: TagTable, needed: np.ndarray | None, rows_from: str, where: str
+    dataset: Dataset,
+    key: str,
+    rows: TagTable,
+    *,
+    tags: TagTable,
+    needed: Callable[[], np.ndarray | None],
+    rows_from: str,
+    where: str,
 ) -> np.ndarray | None:
     """
     :param dataset: child
     :param key: of the child
     :param rows: tag of each row for this child
     :param tags: of the child's corpus
-    :param needed: bool [num rows], which rows can occur in an epoch; None: all
+    :param needed: gives bool [num rows], which rows can occur in an epoch; None: all
     :param rows_from: where the rows come from, for error texts
     :param where: for error texts
-    :return: int64 [num rows] corpus index in the child, -1 for a row that is not needed and that it does not have;
+    :return: int32 (int64 if it must) [num rows] corpus index in the child, -1 for a row that is not needed and that it does not have;
         None if this is just 0, 1, 2, ...
     :raises DatasetError: if the child has not all tags that are needed; with examples of both sides
     """
     if rows is tags or rows.same_tags(tags):
         return None
     idxs = tags.find_table(rows)
-    missing = np.flatnonzero(idxs < 0 if needed is None else (idxs < 0) & needed)
+    missing = _missing_rows(idxs, needed)
     if not len(missing):
         return idxs
     extra = np.flatnonzero(rows.find_table(tags) < 0)
@@ -151,18 +276,19 @@ def rows_to_corpus(
     :param rows: int64 [num seqs]
     :param key: of the child
     :param where: for error texts
-    :return: int64 [num seqs], indices in the corpus of the child
+    :return: int64 [num seqs], indices in the corpus of the child; nobody writes to them if they are not rows itself
     :raises UnknownSeqTagError: if it does not have one of them: the filter would leave it out, but it is asked for
     """
     if mapping is None:
         return rows
-    idxs = mapping[rows]
+    idxs = mapping[rows].astype(np.int64, copy=False)
     missing = rows[idxs < 0]
     if len(missing):
         raise UnknownSeqTagError(
             f"Dataset {key!r} is missing seqs. ({where}) It does not have {len(missing)} of the"
             f" {len(rows)} sequences of this order, first: {table.select(missing[:3])}."
         )
+    idxs.flags.writeable = False  # so that the child need not copy them
     return idxs
 
 
