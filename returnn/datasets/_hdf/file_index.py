@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import h5py
@@ -23,7 +24,7 @@ from returnn.datasets._hdf.format import (
 from returnn.datasets._hdf.seq_lengths import FrameSums, read_with_sums
 from returnn.errors import DataFileError, describe
 
-__all__ = ["StreamInfo", "FileIndex", "read_file_index", "parse_file_index", "check_fits"]
+__all__ = ["StreamInfo", "FileIndex", "read_file_index", "parse_file_index", "lens_fit", "check_fits"]
 
 _WRITE_AGAIN = "The file was not written completely or by a faulty program; write it again"
 
@@ -47,7 +48,7 @@ class StreamInfo:
     @property
     def frame_bytes(self) -> int:
         """:return: size of one frame in memory"""
-        return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape)
 
     @property
     def dtype_name(self) -> str:
@@ -304,8 +305,11 @@ def _read_labels(h5_file: h5py.File, path: str, filename: str) -> list[str] | No
         ) from exc
 
 
-def _sums_fit(index: FileIndex) -> bool:
-    """:return: whether there are as many frames as lengths say, and no negative length; False also if the sums are not known"""
+def lens_fit(index: FileIndex) -> bool:
+    """
+    :param index: with the lengths as stored
+    :return: whether no length is negative, and each stream has as many frames as they say; False also if the sums are not known
+    """
     return index.frame_sums is not None and all(
         num_frames == (index.streams[key].num_frames if key in index.streams else 0)
         for key, num_frames in zip(index.columns, index.frame_sums, strict=True)
@@ -313,7 +317,7 @@ def _sums_fit(index: FileIndex) -> bool:
 
 
 def _check_lens(index: FileIndex) -> None:
-    if _sums_fit(index):
+    if lens_fit(index):
         return
     if index.num_seqs and int(index.lens.min()) < 0:
         row = int(np.argmin(index.lens.min(axis=1)))
@@ -428,6 +432,8 @@ def check_fits(index: FileIndex, earlier: list[FileIndex], target_keys: list[str
         )
     for key, stream in first.streams.items():
         got = index.streams.get(key)
+        if got is not None and got.dtype == stream.dtype and got.shape == stream.shape:
+            continue
         if got is None or got.dtype_name != stream.dtype_name or got.shape != stream.shape:
             raise DataFileError(
                 describe(

@@ -23,6 +23,17 @@ def open_for_reading(filename: str) -> h5py.File:
     :return: open file
     :raises DataFileError: if it does not exist, is no HDF file, is broken, or refers to files elsewhere; names the file
     """
+    h5_file = _open(filename)
+    try:
+        check_links(h5_file, filename)
+    except DataFileError:
+        h5_file.close()
+        raise
+    return h5_file
+
+
+def _open(filename: str) -> h5py.File:
+    """As :func:`open_for_reading`, but what it refers to is not checked."""
     if not os.path.exists(filename):
         raise DataFileError(
             describe(f"HDF file {filename!r} does not exist", todo="Check the path in the option files")
@@ -30,7 +41,7 @@ def open_for_reading(filename: str) -> h5py.File:
     if os.path.isdir(filename):
         raise DataFileError(describe(f"HDF file {filename!r} is a directory", todo="Give the path of a file"))
     try:
-        h5_file = h5py.File(filename, "r")
+        return h5py.File(filename, "r")
     except OSError as exc:
         size = os.path.getsize(filename)
         if exc.errno == errno.EMFILE:
@@ -49,12 +60,10 @@ def open_for_reading(filename: str) -> h5py.File:
             what = f"Cannot open {filename!r} as HDF file ({exc})"
             todo = "Check that it is an HDF5 file, is readable, and was closed by its writer"
         raise DataFileError(describe(what, todo=todo)) from exc
-    try:
-        check_links(h5_file, filename)
-    except DataFileError:
-        h5_file.close()
-        raise
-    return h5_file
+
+
+def _check_links_of(filename: str, h5_file: h5py.File) -> None:
+    check_links(h5_file, filename)
 
 
 class HandleCache:
@@ -63,10 +72,11 @@ class HandleCache:
     def __init__(self, max_open: int = 64, *, on_open: Callable[[str, h5py.File], None] | None = None):
         """
         :param max_open: number of files that stay open
-        :param on_open: called with the name and the file after each opening; may raise
+        :param on_open: called with the name and the file after each opening, in place of the check whether the file refers to
+            files elsewhere (check_links); may raise
         """
         self._max_open = max_open
-        self._on_open = on_open
+        self._on_open = on_open or _check_links_of
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._handles: OrderedDict[str, h5py.File] = OrderedDict()
@@ -94,20 +104,19 @@ class HandleCache:
             self._handles.move_to_end(filename)
             return handle
         try:
-            handle = open_for_reading(filename)
+            handle = _open(filename)
         except DataFileError as exc:
             if getattr(exc.__cause__, "errno", None) != errno.EMFILE or not self._handles:
                 raise
             # The limit of this process is lower than what we wanted to keep open.
             self._max_open = max(1, len(self._handles) // 2)
             self._close_oldest()
-            handle = open_for_reading(filename)
-        if self._on_open is not None:
-            try:
-                self._on_open(filename, handle)
-            except BaseException:
-                handle.close()
-                raise
+            handle = _open(filename)
+        try:
+            self._on_open(filename, handle)
+        except BaseException:
+            handle.close()
+            raise
         self._handles[filename] = handle
         self._close_oldest()
         return handle
@@ -116,6 +125,12 @@ class HandleCache:
         while len(self._handles) > self._max_open:
             _, oldest = self._handles.popitem(last=False)
             oldest.close()
+
+    def open_names(self) -> set[str]:
+        """:return: names of the files that are open"""
+        self._check_process()
+        with self._lock:
+            return set(self._handles)
 
     def close(self) -> None:
         """Close all files. They are opened again when needed."""

@@ -1,6 +1,8 @@
-"""Reading the lengths of all sequences, with their sums on the way: large files have them in the memory of the processor once."""
+"""The lengths of all sequences of a file, and their sums, in one pass over them."""
 
 from __future__ import annotations
+
+import sys
 
 import h5py
 import numpy as np
@@ -10,11 +12,10 @@ __all__ = ["read_with_sums", "FrameSums"]
 #: Per column: the sum of its lengths, none of which is negative. None: not known.
 FrameSums = tuple[int, ...] | None
 
-# Rows that are read and added up at a time: they stay in the cache of a core.
+# Rows that are looked at at a time: they stay in the cache of a core.
 _BLOCK_ROWS = 1 << 16
-# Rows that are added to each other element by element: 32 bits hold the sums of a block then, see _MAX_LEN.
-_LANES = 512
-_MAX_LEN = 2**32 // (_BLOCK_ROWS // _LANES)
+# With fewer rows the columns are added one by one.
+_MIN_ROWS_OF_PAIRS = 1 << 10
 
 
 def read_with_sums(array: h5py.h5d.DatasetID) -> tuple[np.ndarray, FrameSums] | None:
@@ -28,35 +29,31 @@ def read_with_sums(array: h5py.h5d.DatasetID) -> tuple[np.ndarray, FrameSums] | 
     lens = np.empty(shape, dtype=dtype)
     if not lens.size:
         return lens, (0,) * shape[1]
-    # In chunks they are read whole: else a chunk would be unpacked again for each block.
-    in_blocks = array.get_offset() is not None
-    if not in_blocks:
-        array.read(h5py.h5s.ALL, h5py.h5s.ALL, lens)
-    space = array.get_space()
+    array.read(h5py.h5s.ALL, h5py.h5s.ALL, lens)
     unsigned = lens.view(np.uint32)  # a negative length is a very large one
     sums = [0] * shape[1]
-    is_small = True
+    none_negative = True
     for start in range(0, len(lens), _BLOCK_ROWS):
         block = unsigned[start : start + _BLOCK_ROWS]
-        if in_blocks:
-            space.select_hyperslab((start, 0), block.shape)
-            array.read(h5py.h5s.create_simple(block.shape), space, lens[start : start + _BLOCK_ROWS])
-        is_small = is_small and int(block.max()) < _MAX_LEN
-        if is_small:
-            sums = [total + part for total, part in zip(sums, _add_up(block), strict=True)]
-    return lens, (tuple(sums) if is_small else None)
+        longest = int(block.max())
+        none_negative = none_negative and longest < 2**31
+        if none_negative:
+            sums = [total + part for total, part in zip(sums, _add_up(block, longest), strict=True)]
+    return lens, (tuple(sums) if none_negative else None)
 
 
-def _add_up(block: np.ndarray) -> list[int]:
+def _add_up(block: np.ndarray, longest: int) -> list[int]:
     """
-    :param block: uint32 [rows, columns], all less than _MAX_LEN
-    :return: per column the sum. Whole rows of lanes are added, which numpy does far quicker than along a short axis
+    :param block: uint32 [rows, columns]
+    :param longest: greatest number in it
+    :return: per column the sum. Of two columns, as usual, both at once in the halves of 64 bits: four times quicker
     """
     num_rows, num_columns = block.shape
-    num_whole = num_rows - num_rows % _LANES
-    sums = block[num_whole:].sum(axis=0, dtype=np.uint64)
-    if num_whole:
-        lanes = np.add.reduce(block[:num_whole].reshape(-1, _LANES * num_columns), axis=0, dtype=np.uint32)
-        sums += lanes.reshape(_LANES, num_columns).sum(axis=0, dtype=np.uint64)
-    result: list[int] = sums.tolist()
-    return result
+    if num_columns == 2 and sys.byteorder == "little" and num_rows >= _MIN_ROWS_OF_PAIRS:
+        if num_rows * longest >= 2**32:
+            half = num_rows // 2
+            parts = _add_up(block[:half], longest), _add_up(block[half:], longest)
+            return [first + second for first, second in zip(*parts, strict=True)]
+        total = int(block.view(np.uint64).sum())
+        return [total % 2**32, total // 2**32]
+    return [int(np.add.reduce(block[:, column], dtype=np.uint64)) for column in range(num_columns)]
