@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
+from h5py import h5d, h5s
 
 from returnn.datasets._basic.shared_corpus import SharedPart
 from returnn.datasets._hdf.file_index import FileIndex, StreamInfo, read_file_index
 from returnn.datasets._hdf.format import HDF_ERRORS, SEQ_TAGS_KEY, worded_hdf_errors
 from returnn.datasets._hdf.handles import HandleCache
+from returnn.datasets._hdf.outside_links import check_links
 from returnn.datasets._hdf.shared_files import (
     find_index,
     find_tags,
@@ -23,6 +25,7 @@ from returnn.datasets._hdf.shared_files import (
     tags_key,
     tags_part,
 )
+from returnn.datasets._hdf.similar_files import FileForm
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.errors import DataFileError, describe
 
@@ -41,8 +44,14 @@ _MAX_TAG_GAP = 256
 # Where few sequences of so many blocks at most start is found from sums over blocks of this many sequences.
 _OFFSET_BLOCK = 1 << 12
 _MAX_OFFSET_BLOCKS = 128
+# Files in a row may differ so often, before all others are read in the general way.
+_MAX_FORMS = 20
 # Sequences of at least this mean size are copied one by one; shorter ones through one index array.
 _MIN_BYTES_FOR_COPY = 4096
+
+
+#: Begin, end, index of the file.
+_Range = tuple[int, int, int]
 
 
 class CorpusReader:
@@ -57,6 +66,7 @@ class CorpusReader:
         :param max_open_files: number of files that stay open
         """
         self._known_files = _KnownFiles()
+        self._forms = _Forms()
         self.handles = HandleCache(max_open_files, on_open=self._known_files)
         self.files: list[FileIndex] = []
         self.file_start: list[int] = [0]
@@ -80,6 +90,9 @@ class CorpusReader:
         return self._read_index(filename) if shared is None else shared
 
     def _read_index(self, filename: str) -> FileIndex:
+        similar = self._forms.read(filename, self)
+        if similar is not None:
+            return similar
         with self.handles.use(filename) as h5_file, worded_hdf_errors(filename):
             return read_file_index(h5_file, filename)
 
@@ -148,21 +161,21 @@ class CorpusReader:
                 return self._read_tags(ranges, seq_idxs)
         return self.tags.select(seq_idxs)
 
-    def _tag_ranges(self, wanted: np.ndarray) -> list[tuple[int, int, int]]:
+    def _tag_ranges(self, wanted: np.ndarray) -> list[_Range]:
         """
         :param wanted: sorted corpus indices
-        :return: ranges that have all of them: file, first corpus index, behind the last one
+        :return: ranges that have all of them: first corpus index, behind the last one, file
         """
         file_idxs = np.searchsorted(self.file_start, wanted, side="right") - 1
         is_new = (wanted[1:] - wanted[:-1] > _MAX_TAG_GAP) | (file_idxs[1:] != file_idxs[:-1])
         firsts = np.concatenate([[0], np.flatnonzero(is_new) + 1])
         lasts = np.concatenate([firsts[1:], [len(wanted)]]) - 1
         ends = wanted[lasts] + 1
-        return list(zip(file_idxs[firsts].tolist(), wanted[firsts].tolist(), ends.tolist(), strict=True))
+        return list(zip(wanted[firsts].tolist(), ends.tolist(), file_idxs[firsts].tolist(), strict=True))
 
-    def _read_tags(self, ranges: list[tuple[int, int, int]], seq_idxs: np.ndarray) -> list[str]:
+    def _read_tags(self, ranges: list[_Range], seq_idxs: np.ndarray) -> list[str]:
         found: dict[int, str] = {}
-        for file_idx, start, end in ranges:
+        for start, end, file_idx in self._open_files_first(ranges):
             index = self.files[file_idx]
             offset = self.file_start[file_idx]
             with self.handles.use(index.filename) as h5_file:
@@ -300,11 +313,14 @@ class CorpusReader:
         path = index.streams[key].path
         with self.handles.use(index.filename) as h5_file:
             try:
-                dataset = h5_file[path]
                 if out.dtype.kind == "O":
-                    out[...] = dataset[start : start + len(out)]
+                    out[...] = h5_file[path][start : start + len(out)]
                 else:
-                    dataset.read_direct(out, np.s_[start : start + len(out)])
+                    # What h5py's objects do with a slice takes longer than short sequences.
+                    array = h5d.open(h5_file.id, path.encode("utf8"))
+                    space = array.get_space()
+                    space.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
+                    array.read(h5s.create_simple(out.shape), space, out)
             except HDF_ERRORS as exc:
                 raise DataFileError(
                     describe(
@@ -313,6 +329,17 @@ class CorpusReader:
                         todo="The file is broken or was changed since the start; copy or write it again",
                     )
                 ) from exc
+
+    def _open_files_first(self, ranges: list[_Range]) -> list[_Range]:
+        """
+        :param ranges: the last item of each is the index of its file
+        :return: those of open files first. The streams of a batch are read one after the other; if each went through all its files
+            in the same order, and not all can be open, each file would be opened for each stream
+        """
+        if len(ranges) < 2 or ranges[0][-1] == ranges[-1][-1]:
+            return ranges
+        is_open = self.handles.open_names()
+        return sorted(ranges, key=lambda item: self.files[item[-1]].filename not in is_open)
 
     def _frame_starts(self, key: str) -> np.ndarray:
         """:return: int64 [num files + 1], where the frames of each file start in the virtual array"""
@@ -356,10 +383,10 @@ class CorpusReader:
         max_gap = _MAX_GAP_BYTES // max(stream.frame_bytes, 1)
         new_group = (sorted_starts[1:] - reached[:-1] > max_gap) | (file_idxs[1:] != file_idxs[:-1])
         bounds = [0, *(np.flatnonzero(new_group) + 1).tolist(), len(order)]
-        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        groups = list(zip(bounds[:-1], bounds[1:], file_idxs[bounds[:-1]].tolist(), strict=True))
+        for first, end, file_idx in self._open_files_first(groups):
             start = int(sorted_starts[first])
             stop = int(reached[end - 1])
-            file_idx = int(file_idxs[first])
             file_frame = start - int(frame_starts[file_idx])
             if end == first + 1:
                 pos = int(out_offsets[order[first]])
@@ -373,6 +400,33 @@ class CorpusReader:
             ):
                 out[pos : pos + length] = block[seq_start : seq_start + length]
         return out
+
+
+class _Forms:
+    """The form of the file before, like which the next one probably is."""
+
+    def __init__(self) -> None:
+        self._form: FileForm | None = None
+        self._is_old = True
+        self._num_left = _MAX_FORMS
+
+    def read(self, filename: str, reader: CorpusReader) -> FileIndex | None:
+        """
+        :param filename: of the next file
+        :param reader: with the files before
+        :return: see :func:`FileForm.read`
+        """
+        if self._is_old and reader.files and self._num_left:
+            self._is_old = False
+            self._num_left -= 1
+            index = reader.files[-1]
+            with reader.handles.use(index.filename) as h5_file:
+                self._form = FileForm.of(h5_file, index) or self._form
+        if self._form is None:
+            return None
+        similar = self._form.read(filename)
+        self._is_old = similar is None
+        return similar
 
 
 class _FirstReads:
@@ -421,7 +475,10 @@ class _KnownFiles:
         """
         index = self._indices.get(filename)
         signature = get_signature(filename)
-        if index is None or signature == self._signatures[filename]:
+        if index is not None and signature == self._signatures[filename]:
+            return
+        check_links(h5_file, filename)
+        if index is None:
             return
         new = read_file_index(h5_file, filename)
         if (
