@@ -1,14 +1,17 @@
 """
 For all tests: the log, a process-wide object, is after each test as it was before; and Ctrl-C has an effect
 also where the tests run in the background of a shell, which lets its children ignore it. No test depends on the time
-it takes.
+it takes. With ``-n 2``, each process gets half of the tests in order, and takes from the other one when it is done; and
+each computes with one thread, else they wait for each other's.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,9 +21,24 @@ from returnn.log import Log, log
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # programs that the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("returnn", deadline=None)
 hypothesis.settings.load_profile("returnn")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # Any: of pytest-xdist, which is optional
+    """
+    Instead of "load", the default: that hands out large parts, and at the end one process worked for minutes alone; and tests
+    of one module run in one process, which so needs its fixtures and servers once.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling  # type: ignore[import-untyped]
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

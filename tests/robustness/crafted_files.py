@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,10 +202,59 @@ def _craft_hdf(seed: Path, outside: Path, raw: Path) -> Iterator[tuple[Any, ...]
         yield "lengths of strings", _replace(lens, np.full(shape, b"3")), ""
 
 
-def _zip_of(entries: Any, files: dict[str, bytes], *, stem: str, compression: int = zipfile.ZIP_STORED) -> bytes:
+class _Deflated(NamedTuple):
+    """A compressed member of a zip."""
+
+    data: bytes
+    crc: int
+    size: int
+
+
+@functools.cache
+def _bomb(begin: bytes, fill: bytes, end: bytes) -> _Deflated:
+    """
+    1 GB, made of the compressed form of 1 MB: that is all that has to be compressed.
+
+    :param begin: before it
+    :param fill: repeated
+    :param end: after it
+    """
+    block, num = fill * (2**20 // len(fill)), 2**10
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = compressor.compress(begin) + compressor.flush(zlib.Z_FULL_FLUSH)
+    data += (compressor.compress(block) + compressor.flush(zlib.Z_FULL_FLUSH)) * num
+    data += compressor.compress(end) + compressor.flush()
+    crc = zlib.crc32(begin)
+    for _ in range(num):
+        crc = zlib.crc32(block, crc)
+    return _Deflated(data, zlib.crc32(end, crc), len(begin) + len(block) * num + len(end))
+
+
+def _zip_with_bomb(name: str, bomb: _Deflated, whole: bytes = b"") -> bytes:
+    """
+    :param name: of the new member
+    :param bomb: its content
+    :param whole: zip with the other members
+    """
+    buffer = io.BytesIO(whole)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        info = zipfile.ZipInfo(name)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.CRC, info.compress_size, info.file_size = bomb.crc, len(bomb.data), bomb.size
+        info.header_offset = archive.start_dir
+        buffer.seek(archive.start_dir)
+        buffer.write(info.FileHeader(zip64=False) + bomb.data)
+        archive.filelist.append(info)
+        archive.NameToInfo[name] = info
+        archive.start_dir = buffer.tell()
+        archive._didModify = True  # type: ignore[attr-defined]  # else close() writes no list of members
+    return buffer.getvalue()
+
+
+def _zip_of(entries: Any, files: dict[str, bytes], *, stem: str) -> bytes:
     """:param entries: content of the text. Any: literals, or the text itself"""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         if entries is not None:
             archive.writestr(f"{stem}.txt", entries if isinstance(entries, (str, bytes)) else repr(entries))
         for name, content in files.items():
@@ -251,9 +302,8 @@ def _craft_zip(stem: str, seed: Path) -> Iterator[tuple[str, bytes, str]]:
     yield "no text", _zip_of(None, audio, stem=stem), "worded"
     yield "no audio", _zip_of([entry()], {}, stem=stem), "worded"
     yield "text in utf-16", _zip_of(repr([entry()]).encode("utf-16"), audio, stem=stem), "worded"
-    yield "text a bomb", _zip_of(b"[" + b" " * 2**30 + b"]", {}, stem=stem, compression=zipfile.ZIP_DEFLATED), "worded"
-    bomb = {first: b"\0" * 2**30}
-    yield "audio a bomb", _zip_of([entry()], bomb, stem=stem, compression=zipfile.ZIP_DEFLATED), "worded"
+    yield "text a bomb", _zip_with_bomb(f"{stem}.txt", _bomb(b"[", b" ", b"]")), "worded"
+    yield "audio a bomb", _zip_with_bomb(first, _bomb(b"", b"\0", b""), _zip_of([entry()], {}, stem=stem)), "worded"
     yield "audio no audio", _zip_of([entry()], {first: b"text"}, stem=stem), "worded"
     encrypted = bytearray(_zip_of([entry()], audio, stem=stem))
     for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
