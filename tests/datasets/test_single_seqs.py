@@ -349,7 +349,7 @@ def test_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "owner, name", [(growing.GrowingDataset, "extend_raw"), (single_seqs.SingleSeqs, "clear")], ids=["before", "after"]
+    "owner, name", [(growing.GrowingDataset, "append_raw"), (single_seqs.SingleSeqs, "clear")], ids=["before", "after"]
 )
 def test_interrupt_while_collecting_is_noticed(tmp_path: Path, owner: type, name: str) -> None:
     """Ctrl-C right after one of the steps: no sequence may be in the file twice, or be missing."""

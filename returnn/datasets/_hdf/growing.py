@@ -51,7 +51,7 @@ class GrowingDataset:
         self._maxshape = maxshape or (None, *frame_shape)
         self._dataset = existing
         # Frames as bytes, or arrays if they have no bytes of their own (texts).
-        self._pending_raw: list[bytes] = []
+        self._pending_raw: list[bytes | bytearray] = []
         self._pending_arrays: list[np.ndarray] = []
         self._num_pending = 0
         self.num_frames = 0 if existing is None else int(existing.shape[0])
@@ -76,12 +76,13 @@ class GrowingDataset:
         self._num_pending += num
         return num * self.frame_bytes
 
-    def extend_raw(self, parts: list[bytes], num_frames: int) -> None:
+    def append_raw(self, raw: bytes | bytearray, num_frames: int) -> None:
         """
-        :param parts: each some frames of our dtype, in memory order C. Of texts, there may be none
-        :param num_frames: of all parts together
+        :param raw: frames of our dtype, in memory order C; is kept. Of texts, there may be none
+        :param num_frames: their number
         """
-        self._pending_raw.extend(parts)
+        if raw:
+            self._pending_raw.append(raw)
         self._num_pending += num_frames
 
     def flush(self) -> None:
@@ -95,12 +96,20 @@ class GrowingDataset:
     def _iter_pending(self) -> Iterator[np.ndarray]:
         if self._pending_arrays:
             yield np.concatenate(self._pending_arrays)
-        parts = self._pending_raw
-        step = max(1, len(parts) * _JOIN_BYTES // max(1, self._num_pending * self.frame_bytes))
-        for start in range(0, len(parts), step):
-            raw = b"".join(parts[start : start + step])
-            if raw:
-                yield np.frombuffer(raw, dtype=self.dtype).reshape(-1, *self.frame_shape)
+        group: list[bytes | bytearray] = []
+        num_bytes = 0
+        for part in self._pending_raw:
+            group.append(part)
+            num_bytes += len(part)
+            if num_bytes >= _JOIN_BYTES:
+                yield self._join(group)
+                group, num_bytes = [], 0
+        if group:
+            yield self._join(group)
+
+    def _join(self, group: list[bytes | bytearray]) -> np.ndarray:
+        raw = group[0] if len(group) == 1 else b"".join(group)
+        return np.frombuffer(raw, dtype=self.dtype).reshape(-1, *self.frame_shape)
 
     def _write_blocks(self, num_frames: int, blocks: Iterator[np.ndarray]) -> None:
         start = self.num_frames

@@ -134,7 +134,12 @@ class SimpleHDFWriter:
         :raises DatasetError: if something does not fit
         """
         singles = self._singles
-        if singles.add(inputs, seq_len, seq_tag, extra, extra_seq_len):
+        try:
+            is_added = singles.add(inputs, seq_len, seq_tag, extra, extra_seq_len)
+        except BaseException:
+            singles.drop_half()
+            raise
+        if is_added:
             if singles.room < 0:
                 self._flush()
             return
@@ -195,10 +200,10 @@ class SimpleHDFWriter:
         row[:, 0] = taken.lens
         num_timesteps = sum(taken.lens)
         assert self._inputs is not None  # they have its form
-        self._inputs.extend_raw(taken.data, num_timesteps)
+        self._inputs.append_raw(taken.data, num_timesteps)
         for column, (key, dataset) in enumerate(sorted(self._extras.items()), start=1):
             row[:, column] = taken.extra_lens[key]
-            dataset.extend_raw(taken.extra_data[key], sum(taken.extra_lens[key]))
+            dataset.append_raw(taken.extra_data[key], sum(taken.extra_lens[key]))
         self._rows.append(row)
         self._tags.extend(taken.tags)
         self._num_timesteps += num_timesteps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ class CollectedSeqs:
     """Some sequences in the order of their calls."""
 
     tags: list[str]
-    data: list[bytes]  # of the main stream
+    data: bytearray  # of the main stream
     lens: list[int]
-    extra_data: dict[str, list[bytes]]
+    extra_data: dict[str, bytearray]
     extra_lens: dict[str, list[int]]
 
 
@@ -52,13 +53,15 @@ class SingleSeqs:
         self.room = 0
         #: sequences of the file without those collected here
         self.num_before = 0
-        # Per sequence: data, length, tag, then data and length of each extra stream. Flat, and extended in one step:
-        # an interrupt (Ctrl-C) leaves no half of a sequence, and there are no tuples for the garbage collector.
-        self._items: list[Any] = []  # Any: bytes, int, str in turn
-        self._step = 3
+        # Per sequence: length, tag, length of each extra stream. Flat, so that there are no tuples for the garbage collector,
+        # and extended in one step, the last one: what an interrupt (Ctrl-C) leaves before it is no sequence.
+        self._items: list[Any] = []  # Any: int, str in turn
+        self._step = 2
+        self._data = bytearray()
         self._dtype = np.dtype(np.float32)
         self._frame_shape = _NO_SHAPE
-        self._extras: list[tuple[str, np.dtype, tuple[int, ...]]] = []  # key, dtype, shape without batch and time
+        # Key, dtype, shape without batch and time, data
+        self._extras: list[tuple[str, np.dtype, tuple[int, ...], bytearray]] = []
 
     @property
     def num_collected(self) -> int:
@@ -83,10 +86,15 @@ class SingleSeqs:
         self._dtype = main.dtype
         self._frame_shape = main.frame_shape
         self._extras = [
-            (form.key, form.dtype, _NO_SHAPE if form.dtype.hasobject or len(form.frame_shape) > 1 else form.frame_shape)
+            (
+                form.key,
+                form.dtype,
+                _NO_SHAPE if form.dtype.hasobject or len(form.frame_shape) > 1 else form.frame_shape,
+                bytearray(),
+            )
             for form in extras
         ]
-        self._step = 3 + 2 * len(extras)
+        self._step = 2 + len(extras)
 
     def stop(self) -> None:
         """Take nothing any more."""
@@ -133,36 +141,54 @@ class SingleSeqs:
         else:
             return False
         if not self._extras and not extra and not extra_seq_len:
-            self._items += (data, length, tag)
+            self._data += data
             self.room -= len(data) + SEQ_BYTES
+            self._items += (length, tag)
             return True
-        item = [data, length, tag]
+        item = [length, tag]
         num_bytes = self._add_extras(item, extra, extra_seq_len)
         if num_bytes < 0:
+            self._undo_extras(item)
             return False
-        self._items += item
+        self._data += data
         self.room -= len(data) + num_bytes + SEQ_BYTES
+        self._items += item
         return True
 
     def get_all(self) -> CollectedSeqs:
         """:return: all that is collected"""
         items, step = self._items, self._step
-        columns = [items[i::step] for i in range(step)]
         return CollectedSeqs(
-            tags=columns[2],
-            data=columns[0],
-            lens=columns[1],
-            extra_data={key: columns[3 + 2 * i] for i, (key, _, _) in enumerate(self._extras)},
-            extra_lens={key: columns[4 + 2 * i] for i, (key, _, _) in enumerate(self._extras)},
+            tags=items[1::step],
+            data=self._data,
+            lens=items[0::step],
+            extra_data={key: data for key, _, _, data in self._extras},
+            extra_lens={key: items[2 + i :: step] for i, (key, _, _, _) in enumerate(self._extras)},
         )
+
+    def drop_half(self) -> None:
+        """After an interrupt within :func:`add`: drop the data of a sequence that was not added."""
+        collected = self.get_all()
+        num_left = sum(collected.lens) * _frame_bytes(self._dtype, self._frame_shape)
+        del self._data[num_left:]
+        for key, dtype, frame_shape, data in self._extras:
+            del data[sum(collected.extra_lens[key]) * _frame_bytes(dtype, frame_shape) :]
 
     def clear(self) -> None:
         """Forget what is collected."""
         self._items = []
+        # What get_all gave is still in use.
+        self._data = bytearray()
+        self._extras = [(key, dtype, frame_shape, bytearray()) for key, dtype, frame_shape, _ in self._extras]
+
+    def _undo_extras(self, item: list[Any]) -> None:
+        """:param item: with the lengths of the first extra streams, whose data is dropped. Any: int, str"""
+        for length, (_, dtype, frame_shape, data) in zip(item[2:], self._extras, strict=False):
+            del data[len(data) - length * _frame_bytes(dtype, frame_shape) :]
 
     def _add_extras(self, item: list[Any], extra: Any, extra_seq_len: Any) -> int:
         """
-        :param item: data and length of each extra stream are added in turn. Any: bytes, int
+        :param item: lengths of the extra streams are appended, as soon as the data is taken. Any: int, str
         :param extra: Any: of the user
         :param extra_seq_len: Any: of the user
         :return: number of bytes; -1 if they need the long way
@@ -172,12 +198,12 @@ class SingleSeqs:
                 return -1
             extra = {}
         num_bytes = num_missing = 0
-        for key, dtype, frame_shape in self._extras:
+        for key, dtype, frame_shape, data in self._extras:
             value = extra.get(key)
             if type(value) is not ndarray:
                 if value is None:
                     num_missing += 1
-                    item += (b"", 0)
+                    item.append(0)
                     continue
                 value = _single_entry(value)
                 if value is None:
@@ -204,13 +230,18 @@ class SingleSeqs:
                     value = value[0, :cut] if len(shape) > 1 else value[:cut]
                     length = cut
             raw = value.tobytes()
+            data += raw
             num_bytes += len(raw)
-            item += (raw, length)
+            item.append(length)
         if len(extra) + num_missing != len(self._extras):
             return -1  # unknown keys, or no value
         if extra_seq_len and (type(extra_seq_len) is not dict or not extra_seq_len.keys() <= extra.keys()):
             return -1
         return num_bytes
+
+
+def _frame_bytes(dtype: np.dtype, frame_shape: tuple[int, ...]) -> int:
+    return dtype.itemsize * math.prod(frame_shape)
 
 
 def _single_entry(value: Any) -> np.ndarray | None:
