@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.forked import run_forked
+
 ROOT = Path(__file__).resolve().parents[2]
 RNN = str(ROOT / "rnn.py")
 
@@ -38,8 +40,15 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
-def rnn(args: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> Result:
-    """Run ``python rnn.py ARGS`` to its end."""
+def rnn(args: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, *, with_torch: bool = False) -> Result:
+    """
+    Run ``python rnn.py ARGS`` to its end.
+
+    :param with_torch: it will import torch: so do it in a fork of a process that has, see tests.forked
+    """
+    if with_torch:
+        res = run_forked([RNN, *args], cwd=cwd, env=environment(env), check=False, timeout=120)
+        return Result(res.returncode, res.stdout, res.stderr)
     proc = subprocess.run(command(args), cwd=cwd, capture_output=True, text=True, env=environment(env), timeout=120)
     return Result(proc.returncode, proc.stdout, proc.stderr)
 

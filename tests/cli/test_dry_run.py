@@ -45,13 +45,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_dry_run_writes_and_deletes_nothing(tmp_path: Path) -> None:
     config = write_config(tmp_path, CONFIG)
     before = contents(tmp_path)
-    assert rnn([config, "++dry_run", "True"], tmp_path).code == 0
+    assert rnn([config, "++dry_run", "True"], tmp_path, with_torch=True).code == 0
     assert contents(tmp_path) == before
-    assert rnn([config, "++cleanup_old_models", "None"], tmp_path).code == 0
+    assert rnn([config, "++cleanup_old_models", "None"], tmp_path, with_torch=True).code == 0
     before = contents(tmp_path)
     assert len(before) == 6
     for task in ("train", "forward", "eval", "initialize_model", "cleanup_old_models"):
-        result = rnn([config, "++dry_run", "True", "++task", task, "++num_epochs", "3"], tmp_path)
+        result = rnn([config, "++dry_run", "True", "++task", task, "++num_epochs", "3"], tmp_path, with_torch=True)
         assert result.code == 0, result.err
         assert "Scores stored" not in result.out and "output.hdf" not in result.out
         assert contents(tmp_path) == before, task
@@ -60,7 +60,7 @@ def test_dry_run_writes_and_deletes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["model", "learning_rate_file"])
 def test_output_that_cannot_be_written_is_found_at_the_start(option: str, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    result = rnn([write_config(tmp_path, CONFIG), f"++{option}", "taken/sub/name"], tmp_path)
+    result = rnn([write_config(tmp_path, CONFIG), f"++{option}", "taken/sub/name"], tmp_path, with_torch=True)
     assert result.code == 1
     assert result.last_error_line.startswith(f"ConfigError: option \"{option}\": cannot write 'taken/sub/name': '")
     assert result.last_error_line.endswith("taken' is no folder. Choose another place.")
