@@ -369,3 +369,21 @@ def test_interrupt_while_collecting_is_noticed(tmp_path: Path, owner: type, name
                     writer.insert_batch(**_call(2, first=9))
             writer.insert_batch(**_call(2, first=9))
     assert not os.listdir(tmp_path)
+
+
+def test_interrupt_within_a_call_leaves_nothing_of_it(tmp_path: Path) -> None:
+    def _interrupt(_value: object) -> None:
+        raise KeyboardInterrupt
+
+    calls = [_call(first=i, a=np.array([[i, 1]]), b=[np.array([i, 2, 3])]) for i in range(4)]
+    with SimpleHDFWriter(tmp_path / "a.hdf", dim=None) as writer:
+        for call in calls[:3]:
+            writer.insert_batch(**call)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(single_seqs, "_single_entry", _interrupt)  # of b; a is taken already
+            with pytest.raises(KeyboardInterrupt):
+                writer.insert_batch(**calls[3])
+        writer.insert_batch(**calls[3])
+        assert writer._singles.num_collected == 3
+    _write(tmp_path / "b.hdf", calls, dim=None)
+    assert _content(tmp_path / "a.hdf") == _content(tmp_path / "b.hdf")

@@ -29,7 +29,7 @@ from returnn.log import log
 __all__ = ["HDFDatasetWriter"]
 
 _SPOOL_BYTES = 32 << 20
-_COPY_BYTES = 16 << 20
+_COPY_BYTES = 1 << 20
 _BLOCK_SEQS = 512
 _IGNORED_KEYS = ("orth", "raw")
 

@@ -99,6 +99,9 @@ class GrowingDataset:
         group: list[bytes | bytearray] = []
         num_bytes = 0
         for part in self._pending_raw:
+            if group and len(part) >= _JOIN_BYTES // 4:
+                yield self._join(group)
+                group, num_bytes = [], 0
             group.append(part)
             num_bytes += len(part)
             if num_bytes >= _JOIN_BYTES:

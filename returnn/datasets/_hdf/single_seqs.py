@@ -109,13 +109,16 @@ class SingleSeqs:
         :param extra_seq_len: Any: as there
         :return: whether it was taken. If not, nothing was done: it needs the long way
         """
-        if type(inputs) is not ndarray:
-            if not hasattr(inputs, "detach") or self._frame_shape is _NO_SHAPE:
-                return False
-            inputs = to_numpy(inputs)
-        shape = inputs.shape
+        if type(inputs) is ndarray:
+            shape = inputs.shape
+        elif hasattr(inputs, "detach") and isinstance(getattr(inputs, "shape", None), tuple):
+            shape = tuple(inputs.shape)
+        else:
+            return False
         if shape[2:] != self._frame_shape or len(shape) < 2 or shape[0] != 1:
             return False
+        if type(inputs) is not ndarray:
+            inputs = to_numpy(inputs)
         if type(seq_len) is list and len(seq_len) == 1 and type(seq_len[0]) is int:
             length = seq_len[0]
         else:
