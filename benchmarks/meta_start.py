@@ -5,9 +5,10 @@ Start of a MetaDataset over two HDF files with the same 5 M sequences in differe
 The limit reads lengths and tags of both files at once, and joins the tags by numpy (two sorts). Processor time of one run
 each. Memory, once in the order of the files and once in random order: what this process has more than before the dataset was
 made, when it has an order; and what this process and the worker processes of a loader have more after the first batches, what
-they share counted once. That is anonymous memory, and all memory without a name (memfd), used or not.
+they share counted once. That is anonymous memory (also that of Python and libraries in each worker), and all memory without
+a name (memfd). The server process from which workers are forked runs before.
 
-    python benchmarks/meta_start.py [--num_seqs 5000000] [--workers 2] [--batches 1]
+    python benchmarks/meta_start.py [--num_seqs 5000000] [--workers 2] [--batches 1000]
 """
 
 from __future__ import annotations
@@ -88,7 +89,15 @@ def tree_bytes(pid: int | None = None, *, seen: set[tuple[int, int]] | None = No
     return total
 
 
-def run(paths: list[str], ordering: str, *, num_seqs: int, workers: int, batches: int) -> float:
+def make_files(folder: str, prefix: str, num_seqs: int) -> list[str]:
+    """:return: names of two files with the same sequences"""
+    paths = [os.path.join(folder, f"{prefix}{name}.hdf") for name in "ab"]
+    make_file(paths[0], np.arange(num_seqs), 1)
+    make_file(paths[1], np.random.RandomState(3).permutation(num_seqs), 2)
+    return paths
+
+
+def run(paths: list[str], ordering: str, *, num_seqs: int, workers: int, batches: int, quiet: bool = False) -> float:
     """
     Print a line for memory.
 
@@ -118,6 +127,8 @@ def run(paths: list[str], ordering: str, *, num_seqs: int, workers: int, batches
         pass
     in_all = (tree_bytes() - before) / num_seqs
     loader.close()
+    if quiet:
+        return secs
     verdict = "reached" if in_all < MAX_BYTES else "NOT reached"
     print(
         f"  memory per sequence, order {ordering}: {growth:.0f} bytes in the main process, {in_all:.0f} in all with {workers} "
@@ -132,13 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_seqs", type=int, default=5_000_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batches", type=int, default=1)
+    parser.add_argument("--batches", type=int, default=1000)
     args = parser.parse_args()
     log.initialize(verbosity=[1])
     with tempfile.TemporaryDirectory() as folder:
-        paths = [os.path.join(folder, name) for name in ("a.hdf", "b.hdf")]
-        make_file(paths[0], np.arange(args.num_seqs), 1)
-        make_file(paths[1], np.random.RandomState(3).permutation(args.num_seqs), 2)
+        small, paths = make_files(folder, "small", 1000), make_files(folder, "", args.num_seqs)
+        run(small, "default", num_seqs=1000, workers=args.workers, batches=1, quiet=True)
         ours, _ = (
             run(paths, ordering, num_seqs=args.num_seqs, workers=args.workers, batches=args.batches)
             for ordering in ("default", "random")

@@ -54,6 +54,8 @@ class ProcessState:
     # In a loader worker: memory of its parent process with what is known of the corpus (Segments of
     # returnn.datasets._basic.shared_corpus; Any: a higher layer). Set at its start.
     shared_corpus: list[Any] = dataclasses.field(default_factory=list)
+    # Likewise: Rooms of returnn.datasets._basic.shared_rooms, for what the workers read later, once for all of them.
+    shared_rooms: Any = None
     # Set by returnn.__main__.finalize and the exception hook: threads that wait should stop.
     quitting: bool = False
     # How many users of returnn.util.stop_request.accept_stops there are, and why a stop was requested (None: it was not).

@@ -29,6 +29,7 @@ _STATE_FIELDS_NOT_SENT = (
     "rank_watch",
     "status_page",
     "shared_corpus",
+    "shared_rooms",
 )
 
 

@@ -41,6 +41,13 @@ class CorpusFactsMixin:
         """
         return ()
 
+    def shared_rooms(self) -> Mapping[str, int]:
+        """
+        :return: key -> bytes of arrays that each copy of this dataset in another process may make later, without those of the
+            datasets below. They must ask by :func:`returnn.datasets._basic.shared_rooms.from_room`
+        """
+        return {}
+
 
 def files_of_folder(folder: str) -> list[str]:
     """:return: sorted names, with folder, of the files directly in it (10,000 at most); [] if it cannot be listed"""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from returnn._state import state
+from returnn.datasets._basic.shared_rooms import Rooms, create_rooms
 
 try:
     import fcntl
@@ -33,7 +34,7 @@ except ImportError:  # not on this system
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["SharedPart", "Segment", "find_part", "part_key", "receive_segments", "send_segments", "share_corpus"]
+__all__ = ["SharedPart", "Segment", "find_part", "part_key", "receive_shared_corpus", "share_corpus"]
 
 #: Whether memory can be passed on as file handle.
 _CAN_SHARE = sys.platform.startswith("linux") and hasattr(os, "memfd_create")
@@ -158,23 +159,42 @@ def find_part(key: str) -> tuple[Any, dict[str, numpy.ndarray]] | None:
     return None
 
 
-def send_segments(conn: Connection, segments: Sequence[Segment]) -> None:
-    """
-    :param conn: to another process, which need not have started yet
-    :param segments: to be received by :func:`receive_segments` before anything else
-    """
-    for segment in segments:
-        reduction.send_handle(conn, segment.fd, 0)  # the process id matters on other systems only
+class SharedCorpus:
+    """All memory that a process shares with the workers of one dataset."""
+
+    def __init__(self, dataset: Dataset, *, num_workers: int):
+        """
+        :param dataset: to be copied to other processes
+        :param num_workers: how many
+        """
+        self._segments = share_corpus(dataset)
+        self._rooms = create_rooms(list(_datasets_below(dataset))) if num_workers > 1 else None
+
+    def send(self, conn: Connection) -> None:
+        """
+        :param conn: to another process, which need not have started yet, and receives this before anything else
+        """
+        rooms = self._rooms
+        conn.send((len(self._segments), rooms.places if rooms is not None else None))
+        for fd in [segment.fd for segment in self._segments] + ([rooms.fd] if rooms is not None else []):
+            reduction.send_handle(conn, fd, 0)  # the process id matters on other systems only
+
+    def close(self) -> None:
+        """The workers are gone."""
+        self._segments = []  # the dataset has them
+        if self._rooms is not None:
+            self._rooms.close()
 
 
-def receive_segments(conn: Connection, num: int) -> None:
+def receive_shared_corpus(conn: Connection) -> None:
     """
-    Take the parent's memory, so that :func:`find_part` finds it.
+    Take the memory of the parent process, so that :func:`find_part` and :func:`from_room` find it.
 
     :param conn: to the parent
-    :param num: of segments
     """
-    state.shared_corpus = [Segment(reduction.recv_handle(conn)) for _ in range(num)]
+    num_segments, places = conn.recv()
+    state.shared_corpus = [Segment(reduction.recv_handle(conn)) for _ in range(num_segments)]
+    state.shared_rooms = Rooms(reduction.recv_handle(conn), places) if places is not None else None
 
 
 def _datasets_below(dataset: Dataset) -> Iterator[Dataset]:
@@ -200,6 +220,8 @@ def share_corpus(dataset: Dataset) -> list[Segment]:
     if not _CAN_SHARE:
         return []
     parts = {part.key: part for one in _datasets_below(dataset) for part in one.shared_parts()}
+    if not parts:
+        return []
     segments: list[Segment] = [
         segment for segment in vars(dataset).get("_shared_segments", ()) if any(key in segment for key in parts)
     ]
@@ -216,6 +238,5 @@ def share_corpus(dataset: Dataset) -> list[Segment]:
                 if found is not None:
                     part.take_over(found[1])
         segments.append(segment)
-    if parts:
-        vars(dataset)["_shared_segments"] = segments
+    vars(dataset)["_shared_segments"] = segments
     return segments

@@ -57,3 +57,7 @@ class CorpusKnowledge(CorpusFactsMixin):
     def shared_parts(self) -> Iterable[SharedPart]:
         """See :func:`Dataset.shared_parts`. Lengths, and tags if they were read."""
         return self._reader.shared_parts()
+
+    def shared_rooms(self) -> Mapping[str, int]:
+        """See :func:`Dataset.shared_rooms`. Streams that are kept in memory, and where sequences start."""
+        return self._reader.shared_rooms()

@@ -10,16 +10,15 @@ import h5py
 import numpy as np
 from h5py import h5d, h5s
 
-from returnn.datasets._basic.shared_corpus import SharedPart
+from returnn.datasets._basic.shared_corpus import SharedPart, part_key
+from returnn.datasets._basic.shared_rooms import from_room
 from returnn.datasets._hdf.file_index import FileIndex, StreamInfo, read_file_index
 from returnn.datasets._hdf.format import HDF_ERRORS, SEQ_TAGS_KEY, worded_hdf_errors
 from returnn.datasets._hdf.handles import HandleCache
-from returnn.datasets._hdf.outside_links import check_links
+from returnn.datasets._hdf.known_files import KnownFiles
 from returnn.datasets._hdf.shared_files import (
     find_index,
     find_tags,
-    get_signature,
-    index_key,
     index_part,
     join_columns,
     tags_key,
@@ -65,7 +64,7 @@ class CorpusReader:
         :param max_memory_bytes: if all streams together are not larger, a stream is read whole soon, and kept
         :param max_open_files: number of files that stay open
         """
-        self._known_files = _KnownFiles()
+        self._known_files = KnownFiles()
         self._forms = _Forms()
         self.handles = HandleCache(max_open_files, on_open=self._known_files)
         self.files: list[FileIndex] = []
@@ -199,14 +198,42 @@ class CorpusReader:
     def offsets(self, key: str) -> np.ndarray:
         """
         :param key: data key
-        :return: int64 [num_seqs+1], positions in the virtual array of this key
+        :return: uint32 or int64 [num_seqs+1], positions in the virtual array of this key
         """
         offsets = self._offsets.get(key)
         if offsets is None:
-            offsets = np.zeros(self.num_seqs + 1, dtype=np.int64)
-            np.cumsum(self.lens(key), dtype=np.int64, out=offsets[1:])
+            dtype = self._offset_dtype(key)
+            num_bytes = (self.num_seqs + 1) * dtype.itemsize
+            room = from_room(
+                lambda: self._room_key("offsets", key), num_bytes, lambda room: self._add_up(key, room.view(dtype))
+            )
+            if room is None:
+                offsets = np.empty(self.num_seqs + 1, dtype=dtype)
+                self._add_up(key, offsets)
+            else:
+                offsets = room.view(dtype)
             self._offsets[key] = offsets
         return offsets
+
+    def _offset_dtype(self, key: str) -> np.dtype:
+        num_frames = sum(index.streams[key].num_frames for index in self.files if key in index.streams)
+        return np.dtype(np.uint32 if num_frames < 2**32 else np.int64)
+
+    def _add_up(self, key: str, out: np.ndarray) -> None:
+        out[0] = 0
+        np.cumsum(self.lens(key), dtype=out.dtype, out=out[1:])
+
+    def _room_key(self, kind: str, key: str) -> str:
+        return part_key(f"hdf {kind}", key, *self._known_files.keys(self.files))
+
+    def shared_rooms(self) -> dict[str, int]:
+        """:return: bytes of the arrays that processes share if they come to need them, see :mod:`shared_rooms`"""
+        rooms = {}
+        for key, stream in self.files[0].streams.items() if self.files else ():
+            rooms[self._room_key("offsets", key)] = (self.num_seqs + 1) * self._offset_dtype(key).itemsize
+            if stream.dtype.kind != "O" and _SMALL_BYTES < self._num_bytes <= self._max_memory_bytes:
+                rooms[self._room_key("stream", key)] = self._num_frames(key) * stream.frame_bytes
+        return rooms
 
     def _starts(self, key: str, seq_idxs: np.ndarray) -> np.ndarray:
         """
@@ -217,7 +244,7 @@ class CorpusReader:
             blocks, block_of_seq = np.unique(seq_idxs // _OFFSET_BLOCK, return_inverse=True)
             if len(blocks) <= _MAX_OFFSET_BLOCKS:
                 return self._starts_in_blocks(key, seq_idxs, blocks, block_of_seq.reshape(-1))
-        return (self.offsets(key) if offsets is None else offsets)[seq_idxs]
+        return (self.offsets(key) if offsets is None else offsets)[seq_idxs].astype(np.int64, copy=False)
 
     def _starts_in_blocks(
         self, key: str, seq_idxs: np.ndarray, blocks: np.ndarray, block_of_seq: np.ndarray
@@ -281,25 +308,38 @@ class CorpusReader:
             return True
         first_reads = self._first_reads.get(key)
         if first_reads is None:
-            total = sum(index.streams[key].num_frames for index in self.files)
-            first_reads = self._first_reads[key] = _FirstReads(total)
+            first_reads = self._first_reads[key] = _FirstReads(self._num_frames(key))
         max_gap = _MAX_GAP_BYTES // max(stream.frame_bytes, 1)
         num_ranges = 1 + int(np.count_nonzero(np.diff(np.sort(starts)) > max_gap))
         return not first_reads.allow(num_ranges, num_frames)
+
+    def _num_frames(self, key: str) -> int:
+        return sum(index.streams[key].num_frames for index in self.files)
 
     def _load_stream(self, key: str) -> np.ndarray:
         data = self._in_memory.get(key)
         if data is None:
             stream = self._stream(key)
-            num_frames = sum(index.streams[key].num_frames for index in self.files)
-            data = np.empty((num_frames, *stream.shape), dtype=stream.dtype)
-            pos = 0
-            for index in self.files:
-                count = index.streams[key].num_frames
-                self._read_direct(index, key, 0, data[pos : pos + count])
-                pos += count
+            shape = (self._num_frames(key), *stream.shape)
+            room = from_room(
+                lambda: self._room_key("stream", key),
+                shape[0] * stream.frame_bytes,
+                lambda room: self._read_stream(key, room.view(stream.dtype).reshape(shape)),
+            )
+            if room is None:
+                data = np.empty(shape, dtype=stream.dtype)
+                self._read_stream(key, data)
+            else:
+                data = room.view(stream.dtype).reshape(shape)
             self._in_memory[key] = data
         return data
+
+    def _read_stream(self, key: str, out: np.ndarray) -> None:
+        pos = 0
+        for index in self.files:
+            count = index.streams[key].num_frames
+            self._read_direct(index, key, 0, out[pos : pos + count])
+            pos += count
 
     def _read_direct(self, index: FileIndex, key: str, start: int, out: np.ndarray) -> None:
         """
@@ -445,59 +485,6 @@ class _FirstReads:
             return False
         self._num_ranges, self._num_items = num_ranges, num_items
         return True
-
-
-class _KnownFiles:
-    """Checks files when they are opened again. No reference to the reader: a cycle would keep files open for long."""
-
-    def __init__(self) -> None:
-        self._indices: dict[str, FileIndex] = {}
-        self._signatures: dict[str, tuple[int, ...]] = {}
-
-    def add(self, index: FileIndex) -> None:
-        """:param index: of a file that was just read"""
-        self._indices[index.filename] = index
-        self._signatures[index.filename] = get_signature(index.filename)
-
-    def move(self, index: FileIndex) -> None:
-        """:param index: of a known file, in other memory"""
-        self._indices[index.filename] = index
-
-    def keys(self, files: Sequence[FileIndex]) -> list[str]:
-        """:return: of each file, by which processes share what was read of it"""
-        return [index_key(index.filename, self._signatures[index.filename]) for index in files]
-
-    def __call__(self, filename: str, h5_file: h5py.File) -> None:
-        """
-        A file may be opened again, and may have grown meanwhile, but must begin with the same sequences.
-
-        :raises DataFileError: if it does not
-        """
-        index = self._indices.get(filename)
-        signature = get_signature(filename)
-        if index is not None and signature == self._signatures[filename]:
-            return
-        check_links(h5_file, filename)
-        if index is None:
-            return
-        new = read_file_index(h5_file, filename)
-        if (
-            new.columns != index.columns
-            or not np.array_equal(new.lens[: index.num_seqs], index.lens)
-            or any(
-                key not in new.streams or new.streams[key].layout != stream.layout
-                for key, stream in index.streams.items()
-            )
-        ):
-            raise DataFileError(
-                describe(
-                    f"HDF file {filename!r} was replaced by another one while it was in use",
-                    expected=f"a file that begins with the same {index.num_seqs} sequences",
-                    got=f"{new.num_seqs} sequences of {new.columns}",
-                    todo="Start again with the new file; write new data to another name",
-                )
-            )
-        self._signatures[filename] = signature
 
 
 class _TagDatasets:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from returnn._state import state
-from returnn.datasets._basic.shared_corpus import send_segments, share_corpus
+from returnn.datasets._basic.shared_corpus import SharedCorpus
 from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.payload import dump_payload
@@ -101,7 +101,7 @@ class WorkerPool:
         self.options = options
         self.is_global = options.is_global
         payload = dump_payload(dataset, options)
-        segments = share_corpus(dataset)
+        shared = SharedCorpus(dataset, num_workers=loader.num_workers)
         method = start_method(loader)
         if method == "forkserver":
             start_server(with_torch=needs_torch(payload))
@@ -113,9 +113,8 @@ class WorkerPool:
         self.workers: list[_Worker] = []
         for i in range(loader.num_workers):
             conn, child_conn = context.Pipe(duplex=True)
-            send_segments(conn, segments)
-            numbers = (os.getpid(), i, loader.num_workers, loader.prefetch_blocks, len(segments))
-            args = (child_conn, *numbers, payload, environ, ranks)
+            shared.send(conn)
+            args = (child_conn, os.getpid(), i, loader.num_workers, loader.prefetch_blocks, payload, environ, ranks)
             name = f"returnn-loader-{options.name}-{i}"
             # Not daemonic: datasets may have processes of their own.
             process = context.Process(target=worker_main, args=args, name=name, daemon=False)
@@ -127,7 +126,7 @@ class WorkerPool:
         self._starter = threading.Thread(target=self._start_processes, name="start-loader-workers", daemon=True)
         # Before multiprocessing's own exit handler waits for the processes.
         self._finalizer = util.Finalize(
-            self, _finalize_pool, args=(self.workers, os.getpid(), self._starter), exitpriority=100
+            self, _finalize_pool, args=(self.workers, os.getpid(), self._starter, shared), exitpriority=100
         )
         self._starter.start()
 
@@ -301,10 +300,11 @@ class WorkerPool:
         return not self._finalizer.still_active()
 
 
-def _finalize_pool(workers: list[_Worker], owner_pid: int, starter: threading.Thread) -> None:
+def _finalize_pool(workers: list[_Worker], owner_pid: int, starter: threading.Thread, shared: SharedCorpus) -> None:
     if os.getpid() == owner_pid and starter.is_alive() and starter is not threading.current_thread():
         starter.join(60.0)
     _end_processes(workers, owner_pid)
+    shared.close()
 
 
 class PoolPass:

@@ -22,7 +22,7 @@ import numpy
 
 from returnn._state import state
 from returnn.config_pickle import loads_in_worker
-from returnn.datasets._basic.shared_corpus import receive_segments
+from returnn.datasets._basic.shared_corpus import receive_shared_corpus
 from returnn.datasets._loading.address import ResumePoint
 from returnn.datasets._loading.collate import NumpyBatch
 from returnn.datasets._loading.passes import iter_blocks
@@ -221,7 +221,6 @@ def worker_main(
     worker_id: int,
     num_workers: int,
     num_slots: int,
-    num_segments: int,
     payload: bytes,
     environ: dict[str, str],
     rank_and_size: tuple[int, int] = (0, 1),
@@ -229,12 +228,11 @@ def worker_main(
     """
     Main function of the process.
 
-    :param conn: to the parent
+    :param conn: to the parent, which has sent the handles of shared memory already
     :param parent_pid: process to live no longer than
     :param worker_id: from 0
     :param num_workers: of this dataset
     :param num_slots: blocks that may be on their way
-    :param num_segments: of memory that the parent shares, on their way already
     :param payload: dataset and options, with the global config
     :param environ: of the parent
     :param rank_and_size: of the parent among the processes that train together
@@ -249,7 +247,7 @@ def worker_main(
     try:
         start_page(conn, "starting")
         try:
-            receive_segments(conn, num_segments)
+            receive_shared_corpus(conn)
             dataset, options = loads_in_worker(payload)
             limit_threads()
             options = options.for_worker(worker_id, num_workers)

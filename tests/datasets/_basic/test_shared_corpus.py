@@ -22,11 +22,11 @@ from returnn.config import Config
 from returnn.datasets._basic import shared_corpus
 from returnn.datasets._basic.shared_corpus import (
     Segment,
+    SharedCorpus,
     SharedPart,
     find_part,
     part_key,
-    receive_segments,
-    send_segments,
+    receive_shared_corpus,
     share_corpus,
 )
 from returnn.datasets._hdf import handles, reader
@@ -78,13 +78,16 @@ def _content(dataset: Dataset, epoch: int = 1) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _as_worker(segments: Sequence[Segment]) -> Iterator[None]:
+def _as_worker(dataset: Dataset) -> Iterator[SharedCorpus]:
+    """What the parent sends is known in this context, as in a worker."""
+    shared = SharedCorpus(dataset, num_workers=2)
     with process_state_ctx(shared_corpus=[], in_worker=True):
         parent, child = Pipe()
         with parent, child:
-            send_segments(parent, segments)
-            receive_segments(child, len(segments))
-            yield
+            shared.send(parent)
+            receive_shared_corpus(child)
+        yield shared
+    shared.close()
 
 
 @contextlib.contextmanager
@@ -126,7 +129,7 @@ def test_parts_come_out_as_they_were(specs: list[list[tuple[str, list[int]]]]) -
         )
         for i, arrays in enumerate(specs)
     ]
-    with _as_worker([Segment.create(parts)]):
+    with process_state_ctx(shared_corpus=[Segment.create(parts)]):
         for i, part in enumerate(parts):
             found = find_part(part.key)
             assert found is not None
@@ -188,10 +191,9 @@ def test_meta_dataset_of_worker(tmp_path_factory: pytest.TempPathFactory, data: 
         return
     payload = pickle.dumps(dataset)
     expected = _content(init_dataset(opts))
-    segments = share_corpus(dataset)
-    assert segments
-    assert _content(dataset) == expected
-    with _as_worker(segments):
+    with _as_worker(dataset):
+        assert state.shared_corpus
+        assert _content(dataset) == expected
         with _no_file_is_opened():
             copy = pickle.loads(payload)
             copy.init_seq_order(epoch=1)
@@ -199,15 +201,14 @@ def test_meta_dataset_of_worker(tmp_path_factory: pytest.TempPathFactory, data: 
         assert _content(copy) == expected
         assert _content(copy, 2) == _content(dataset, 2)
     assert _content(pickle.loads(payload)) == expected
-    assert share_corpus(dataset) == segments  # for the next pool
+    assert share_corpus(dataset) == share_corpus(dataset) != []  # for the next pool
 
 
 def test_many_files_have_one_column_of_lengths(tmp_path: Path) -> None:
     files = [_write_hdf(tmp_path / f"{i}.hdf", [f"{i}-{k}" for k in range(i + 1)]) for i in range(5)]
     dataset = init_dataset({"class": "HDFDataset", "files": files, "seq_ordering": "laplace:.2"})
     expected = _content(dataset)
-    segments = share_corpus(dataset)
-    with _as_worker(segments), _no_file_is_opened():
+    with _as_worker(dataset), _no_file_is_opened():
         copy = pickle.loads(pickle.dumps(dataset))
         copy.init_seq_order(epoch=1)
     assert isinstance(dataset, HDFDataset)
@@ -219,11 +220,10 @@ def test_many_files_have_one_column_of_lengths(tmp_path: Path) -> None:
 def test_changed_and_missing_files_are_read_as_ever(tmp_path: Path) -> None:
     a, b = (_write_hdf(tmp_path / name, ["x", "y"]) for name in "ab")
     dataset = init_dataset(_meta([a], [b]))
-    segments = share_corpus(dataset)
     payload = pickle.dumps(dataset)
-    _write_hdf(tmp_path / "a", ["z", "y", "x"])
-    _write_hdf(tmp_path / "b", ["z", "x", "y"])
-    with _as_worker(segments):
+    with _as_worker(dataset):
+        _write_hdf(tmp_path / "a", ["z", "y", "x"])
+        _write_hdf(tmp_path / "b", ["z", "x", "y"])
         assert pickle.loads(payload).get_all_tags() == ["z", "y", "x"]
         _write_hdf(tmp_path / "b", ["x", "y"])
         with pytest.raises(DatasetError, match="Dataset 'b' is missing seqs"):
@@ -246,8 +246,7 @@ def test_class_of_the_user_with_other_tags(tmp_path: Path) -> None:
     opts = _meta([a], [b])
     opts["datasets"]["b"]["class"] = OtherTags
     dataset = init_dataset(opts)
-    segments = share_corpus(dataset)
-    with _as_worker(segments):
+    with _as_worker(dataset):
         copy = pickle.loads(pickle.dumps(dataset))
     copy.init_seq_order(epoch=1)
     dataset.init_seq_order(epoch=1)
@@ -264,8 +263,8 @@ def test_filter_and_rows_that_are_missing(tmp_path: Path) -> None:
     opts = _meta([a], [b])
     opts["datasets"]["a"]["seq_list_filter_file"] = str(filter_file)
     dataset = init_dataset(opts)
-    segments, payload = share_corpus(dataset), pickle.dumps(dataset)
-    with _as_worker(segments):
+    payload = pickle.dumps(dataset)
+    with _as_worker(dataset):
         assert _content(pickle.loads(payload)) == _content(dataset)
         filter_file.write_text("x\ny\n")
         with pytest.raises(DatasetError, match="Dataset 'b' is missing seqs"):
@@ -277,11 +276,10 @@ def test_memory_is_given_back(tmp_path: Path) -> None:
     before = _num_memories()
     a, b = _write_hdf(tmp_path / "a", ["x", "y", "z"]), _write_hdf(tmp_path / "b", ["z", "y", "x"])
     dataset: Any = init_dataset(_meta([a], [b]))
-    segments: Any = share_corpus(dataset)
-    assert _num_memories() > before
-    with _as_worker(segments):
+    with _as_worker(dataset):
+        assert _num_memories() > before
         copy: Any = pickle.loads(pickle.dumps(dataset))
-    del segments, dataset, copy
+    del dataset, copy
     gc.collect()
     assert _num_memories() == before
 
