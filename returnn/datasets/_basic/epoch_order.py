@@ -17,11 +17,18 @@ def checked_order(seq_order: Sequence[int] | numpy.ndarray, num_seqs: int, *, wh
     :param seq_order: corpus indices, as the caller of init_seq_order gives them
     :param num_seqs: of the corpus
     :param where: for the error text
-    :return: int64, own copy, unless nobody can write to it
+    :return: int64, own copy. What nobody can write to: itself, also if it is int32
     :raises DatasetError: an index is outside of the corpus
     """
-    is_constant = isinstance(seq_order, numpy.ndarray) and seq_order.flags.owndata and not seq_order.flags.writeable
-    order: numpy.ndarray = (numpy.asarray if is_constant else numpy.array)(seq_order, dtype=numpy.int64)
+    if (
+        isinstance(seq_order, numpy.ndarray)
+        and seq_order.flags.owndata
+        and not seq_order.flags.writeable
+        and seq_order.dtype.str in ("<i4", "<i8")
+    ):
+        order = seq_order
+    else:
+        order = numpy.array(seq_order, dtype=numpy.int64)
     if len(order) and not (0 <= int(order.min()) and int(order.max()) < num_seqs):
         raise DatasetError(
             describe(
@@ -42,7 +49,8 @@ def select_order(order: SeqOrder, idxs: numpy.ndarray | slice) -> numpy.ndarray:
     :raises IndexError: the order is shorter
     """
     if not isinstance(order, range):
-        return numpy.asarray(order, dtype=numpy.int64)[idxs]
+        selected: numpy.ndarray = numpy.asarray(order)[idxs]
+        return selected.astype(numpy.int64, copy=False)
     if isinstance(idxs, slice):
         part = order[idxs]
         return numpy.arange(part.start, part.stop, part.step, dtype=numpy.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ __all__ = ["CorpusKnowledge"]
 class CorpusKnowledge(CorpusFactsMixin):
     """Part of :class:`returnn.datasets.hdf.HDFDataset`, which sets the attributes."""
 
+    #: init_seq_order takes a seq_order of int32 as it is, where nobody can write to it. For MetaDataset
+    _takes_int32_order: ClassVar[bool] = True
     _reader: CorpusReader
     _warned_duplicates: bool
     _length_keys: list[str]

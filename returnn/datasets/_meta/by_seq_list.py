@@ -298,7 +298,7 @@ class MetaDataset(MappedStreams, CachedDataset2):
             else:
                 child.init_seq_order(
                     epoch=self.epoch,
-                    seq_order=rows_to_corpus(self._rows[key], mapping, order, key=key, where=self._where_text),
+                    seq_order=rows_to_corpus(child, self._rows[key], mapping, order, key=key, where=self._where_text),
                 )
         self._order = order
         self._order_is_given = given

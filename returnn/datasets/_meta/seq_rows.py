@@ -268,20 +268,23 @@ def map_rows(
 
 
 def rows_to_corpus(
-    table: TagTable, mapping: np.ndarray | None, rows: np.ndarray, *, key: str, where: str
+    child: Dataset, table: TagTable, mapping: np.ndarray | None, rows: np.ndarray, *, key: str, where: str
 ) -> np.ndarray:
     """
+    :param child: to be read in this order
     :param table: tags of all rows in the child
     :param mapping: of the child, by map_rows
     :param rows: int64 [num seqs]
     :param key: of the child
     :param where: for error texts
-    :return: int64 [num seqs], indices in the corpus of the child; nobody writes to them if they are not rows itself
+    :return: int64 (int32 where the child takes that) [num seqs], indices in the corpus of the child; nobody writes to them if they are not rows itself
     :raises UnknownSeqTagError: if it does not have one of them: the filter would leave it out, but it is asked for
     """
     if mapping is None:
         return rows
-    idxs = mapping[rows].astype(np.int64, copy=False)
+    idxs = mapping[rows]
+    if not getattr(child, "_takes_int32_order", False):
+        idxs = idxs.astype(np.int64, copy=False)
     missing = rows[idxs < 0]
     if len(missing):
         raise UnknownSeqTagError(
