@@ -109,18 +109,17 @@ class SingleSeqs:
         :param extra_seq_len: Any: as there
         :return: whether it was taken. If not, nothing was done: it needs the long way
         """
-        if type(inputs) is ndarray:
-            shape = inputs.shape
-        elif hasattr(inputs, "detach") and isinstance(getattr(inputs, "shape", None), tuple):
-            shape = tuple(inputs.shape)
-        else:
-            return False
+        if type(inputs) is not ndarray:
+            inputs = self._from_tensor(inputs)
+            if inputs is None:
+                return False
+        shape = inputs.shape
         if shape[2:] != self._frame_shape or len(shape) < 2 or shape[0] != 1:
             return False
-        if type(inputs) is not ndarray:
-            inputs = to_numpy(inputs)
-        if type(seq_len) is list and len(seq_len) == 1 and type(seq_len[0]) is int:
+        if type(seq_len) is list and len(seq_len) == 1:
             length = seq_len[0]
+            if type(length) is not int:
+                length = _single_int(seq_len)
         else:
             length = _single_int(seq_len)
         if type(seq_tag) is not list and type(seq_tag) is not tuple or len(seq_tag) != 1:
@@ -132,31 +131,36 @@ class SingleSeqs:
             inputs = cast_numbers(inputs, self._dtype)
             if inputs is None:
                 return False
-        if length == shape[1]:
-            if inputs.nbytes >= DIRECT_BYTES:
+        if length != shape[1]:
+            if not 0 <= length < shape[1]:
                 return False
-            data = inputs.tobytes()
-        elif 0 <= length < shape[1]:
             inputs = inputs[0, :length]
-            if inputs.nbytes >= DIRECT_BYTES:
-                return False
-            data = inputs.tobytes()
-        else:
+        num_bytes = inputs.nbytes
+        if num_bytes >= DIRECT_BYTES:
             return False
         if not self._extras and not extra and not extra_seq_len:
-            self._data += data
-            self.room -= len(data) + SEQ_BYTES
+            self._data += inputs.tobytes()
+            self.room -= num_bytes + SEQ_BYTES
             self._items += (length, tag)
             return True
         item = [length, tag]
-        num_bytes = self._add_extras(item, extra, extra_seq_len)
-        if num_bytes < 0:
+        num_extra_bytes = self._add_extras(item, extra, extra_seq_len)
+        if num_extra_bytes < 0:
             self._undo_extras(item)
             return False
-        self._data += data
-        self.room -= len(data) + num_bytes + SEQ_BYTES
+        self._data += inputs.tobytes()
+        self.room -= num_bytes + num_extra_bytes + SEQ_BYTES
         self._items += item
         return True
+
+    def _from_tensor(self, inputs: Any) -> np.ndarray | None:
+        """
+        :param inputs: Any: of the user
+        :return: array; None if it is no tensor of one sequence: then it is not worth a copy
+        """
+        if not hasattr(inputs, "detach") or not isinstance(getattr(inputs, "shape", None), tuple):
+            return None
+        return to_numpy(inputs) if inputs.shape[:1] == (1,) and inputs.shape[2:] == self._frame_shape else None
 
     def get_all(self) -> CollectedSeqs:
         """:return: all that is collected"""
@@ -232,9 +236,8 @@ class SingleSeqs:
                 if cut < length:
                     value = value[0, :cut] if len(shape) > 1 else value[:cut]
                     length = cut
-            raw = value.tobytes()
-            data += raw
-            num_bytes += len(raw)
+            data += value.tobytes()
+            num_bytes += value.nbytes
             item.append(length)
         if len(extra) + num_missing != len(self._extras):
             return -1  # unknown keys, or no value
