@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from returnn.engine.host_copy import HostCopy
 from returnn.frontend.loss import Loss, Scalar
 
 __all__ = ["LossAccumulator", "LossSums", "StepLosses"]
 
-#: Steps whose losses stay on the device until they are fetched together. Each costs two scalars per loss.
+#: Steps whose losses stay on the device until they are sent to the host together. Each costs two scalars per loss.
 _MAX_PENDING_STEPS = 100
+#: Losses of some steps: step, per name value and norm factor.
+_Steps = list[tuple[int, dict[str, tuple[torch.Tensor, Scalar | None]]]]
 
 
 @dataclasses.dataclass
@@ -54,7 +58,7 @@ class LossSums:
 class LossAccumulator:
     """
     Adds up in Python floats (double), in the order of the steps, as the peers do, but without waiting for the device
-    in each step: on a GPU, tensors of up to 100 steps are fetched together.
+    in each step: on a GPU, tensors of 100 steps are sent together, and added up when they have come, or are asked for.
     """
 
     def __init__(self, *, skips_nonfinite: bool = False) -> None:
@@ -65,7 +69,8 @@ class LossAccumulator:
         self._skips_nonfinite = skips_nonfinite
         self._values: dict[str, float] = {}
         self._norms: dict[str, float] = {}
-        self._pending: list[tuple[int, dict[str, tuple[torch.Tensor, Scalar | None]]]] = []
+        self._pending: _Steps = []
+        self._sent: collections.deque[tuple[_Steps, HostCopy]] = collections.deque()
         self._last: StepLosses | None = None
         #: steps with inf or nan among the fetched ones
         self.nonfinite_steps: list[int] = []
@@ -85,20 +90,46 @@ class LossAccumulator:
         self.errors.update(name for name, x in losses.items() if x.as_error)
         self._pending.append((step, {name: (x.loss.detach(), x.inv_norm_factor) for name, x in losses.items()}))
         if len(self._pending) >= _MAX_PENDING_STEPS:
-            self.fetch()
+            tensors = self._tensors()
+            if _are_here(tensors):
+                self.fetch()
+                return
+            self._sent.append((self._pending, HostCopy(tensors)))
+            self._pending = []
+            while self._sent and self._sent[0][1].is_ready():
+                self._take_first()
 
     def fetch(self) -> None:
-        """Fetch all pending numbers with one transfer per device."""
-        if not self._pending:
-            return
+        """Add up all numbers. Waits for the device."""
+        while self._sent:
+            self._take_first()
+        if self._pending:
+            tensors = self._tensors()
+            numbers = [float(t.item()) for t in tensors] if _are_here(tensors) else HostCopy(tensors).numbers()
+            self._add_up(self._pending, numbers)
+            self._pending = []
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """:return: of the pending steps, in the order in which they are added up"""
         tensors: list[torch.Tensor] = []
         for _, losses in self._pending:
             for value, norm in losses.values():
                 tensors.append(value)
                 if isinstance(norm, torch.Tensor):
                     tensors.append(norm.detach())
-        numbers = iter(_fetch(tensors))
-        for step, losses in self._pending:
+        return tensors
+
+    def _take_first(self) -> None:
+        steps, copy = self._sent.popleft()
+        self._add_up(steps, copy.numbers())
+
+    def _add_up(self, steps: _Steps, fetched: Sequence[float]) -> None:
+        """
+        :param steps: the next ones
+        :param fetched: numbers of their tensors
+        """
+        numbers = iter(fetched)
+        for step, losses in steps:
             values, norms = {}, {}
             for name, (_, norm) in losses.items():
                 values[name] = next(numbers)
@@ -111,7 +142,6 @@ class LossAccumulator:
                 counts = not self._skips_nonfinite or math.isfinite(number)
                 self._values[name] = self._values.get(name, 0.0) + (number if counts else 0.0)
                 self._norms[name] = self._norms.get(name, 0.0) + (norms[name] if counts else 0.0)
-        self._pending.clear()
 
     def last_step(self) -> StepLosses:
         """:return: numbers of the last added step; fetches"""
@@ -151,6 +181,11 @@ class LossAccumulator:
         }
 
 
+def _are_here(tensors: Sequence[torch.Tensor]) -> bool:
+    """:return: whether their numbers can be taken one by one, without waiting"""
+    return all(tensor.is_cpu for tensor in tensors)
+
+
 def _exact_sum(numbers: Iterable[float]) -> float:
     """:return: their sum, rounded once; inf and nan as in a sum one by one"""
     values = list(numbers)
@@ -158,20 +193,3 @@ def _exact_sum(numbers: Iterable[float]) -> float:
         return math.fsum(values)
     except (OverflowError, ValueError):  # too large in between; inf and -inf
         return sum(values)
-
-
-def _fetch(tensors: list[torch.Tensor]) -> list[float]:
-    if not tensors:
-        return []
-    if all(t.device.type == "cpu" for t in tensors):
-        return [float(t.item()) for t in tensors]
-    # float64 holds any float32, bfloat16 and every count below 2^53 exactly. MPS has none, but is no target.
-    by_device: dict[torch.device, list[int]] = {}
-    for i, t in enumerate(tensors):
-        by_device.setdefault(t.device, []).append(i)
-    res = [0.0] * len(tensors)
-    for idxs in by_device.values():
-        stacked = torch.stack([tensors[i].reshape(()).double() for i in idxs]).tolist()
-        for i, number in zip(idxs, stacked, strict=True):
-            res[i] = number
-    return res

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from returnn.engine.host_copy import HostCopy
 from returnn.engine.losses import LossAccumulator
 from returnn.frontend.loss import Loss
 
@@ -78,3 +80,27 @@ def test_steps_that_do_not_count() -> None:
     assert losses.means()["ce"] == losses.means()["mse"] == 3.0 / 5.0
     assert math.isnan(losses.means()["never"])
     assert losses.num_steps == 8 and losses.nonfinite_steps == [10, 1, 11, 12, 3, 13]
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_numbers_that_come_later_are_added_in_the_order_of_the_steps(
+    is_ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a device: sent in groups, added up when they have come or are asked for; the same sums to the last bit."""
+    steps = [{"a": _loss(1 / (i + 3), i % 4), "b": _loss(math.inf if i == 120 else i, 1)} for i in range(257)]
+    expected = LossAccumulator(skips_nonfinite=True)
+    for i, losses in enumerate(steps):
+        expected.add(losses, i)
+    monkeypatch.setattr("returnn.engine.losses._are_here", lambda tensors: False)
+    monkeypatch.setattr(HostCopy, "is_ready", lambda self: is_ready)
+    got = LossAccumulator(skips_nonfinite=True)
+    for i, losses in enumerate(steps):
+        got.add(losses, i)
+        if i == 150:
+            assert got.last_step().values["b"] == 150
+    assert got.means() == expected.means()
+    assert got.sums() == expected.sums() and got.sums().nonfinite_steps == [120]
+
+
+def _loss(value: float, norm: float) -> Loss:
+    return Loss(loss=torch.tensor(value), name="loss", inv_norm_factor=torch.tensor(float(norm)))

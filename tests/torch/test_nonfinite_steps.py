@@ -14,6 +14,7 @@ import torch
 
 from returnn._state import process_state_ctx
 from returnn.config import Config
+from returnn.engine.host_copy import HostCopy
 from returnn.errors import NonFiniteGradientError, NonFiniteLossError
 from returnn.frontend.run_ctx import RunCtx
 from returnn.log import log
@@ -166,6 +167,23 @@ def test_batches_on_a_device_are_named_when_it_tells(capsys: pytest.CaptureFixtu
     assert "2 updates skipped, at most 2 in succession. Step 3: s3; step 4: s4." in out
     assert "1 updates skipped, at most 1 in succession. Step 55: s55." in out
     assert skipped.take_batches() == ((3, ["s3"]), (4, ["s4"]), (55, ["s55"]))
+
+
+def test_skips_are_noticed_when_their_numbers_come(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for them; too many in succession end the training then, also if two groups of numbers are on their way."""
+    is_ready = False
+    monkeypatch.setattr(HostCopy, "is_ready", lambda self: is_ready)
+    skipped = SkippedUpdates(5)
+    for step in range(120):
+        skipped.count_on_device(torch.tensor(float(step in (3, 47, 48, 49, 50, 51))))
+    assert capsys.readouterr().out == ""
+    is_ready = True
+    with pytest.raises(NonFiniteGradientError, match="5 invalid gradients in succession"):
+        skipped.count_on_device(torch.tensor(0.0))
+    assert "4 updates skipped, at most 3 in succession" in capsys.readouterr().out
+    assert skipped.num_skipped == 6
 
 
 def test_batches_text() -> None:

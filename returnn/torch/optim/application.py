@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from returnn.engine.host_copy import HostCopy
 from returnn.errors import NonFiniteGradientError
 from returnn.frontend.run_ctx import Loss
 from returnn.torch.distributed.tensors import whole_tensor
@@ -48,6 +49,8 @@ class GradientApplication:
     _grad_params_of: torch.nn.Module | None = None
     # Makes the same updates as the optimizer, with less overhead.
     _direct_adam: DirectAdam | None = None
+    # The scale of the gradients some updates ago.
+    _sent_scale: HostCopy | None = None
     # Norm of the gradients of this update before clipping, if it is to be reported.
     _grad_norm: torch.Tensor | None = None
 
@@ -194,14 +197,28 @@ class GradientApplication:
         if on_cpu and scaler.get_scale() < scale_before:
             skipped = True
             self._skipped_updates.count_normal()
-        if on_cpu or (self._num_updates + 1) % _SCALE_CHECK_INTERVAL == 0:
-            scale = scaler.get_scale()
-            if scale < _MIN_GRAD_SCALE:
-                raise NonFiniteGradientError(
-                    f"All gradients have inf or nan values: the loss scale went down to {scale}, abort training. "
-                    "The weights were not changed by them. Try bfloat16, a lower learning rate, or gradient_clip_norm."
-                )
+        if on_cpu:
+            self._check_scale(scaler.get_scale())
+        elif self._sent_scale is not None and self._sent_scale.is_ready():
+            self._check_scale(self._sent_scale.numbers()[0])
+            self._sent_scale = None
+        elif (self._num_updates + 1) % _SCALE_CHECK_INTERVAL == 0:
+            # Private, as get_scale() waits for the device.
+            scale = getattr(scaler, "_scale", None)
+            if isinstance(scale, torch.Tensor):
+                self._sent_scale = HostCopy([scale])
+            else:
+                self._check_scale(scaler.get_scale())
         return skipped
+
+    @staticmethod
+    def _check_scale(scale: float) -> None:
+        """:raises NonFiniteGradientError: all updates were skipped for long"""
+        if scale < _MIN_GRAD_SCALE:
+            raise NonFiniteGradientError(
+                f"All gradients have inf or nan values: the loss scale went down to {scale}, abort training. "
+                "The weights were not changed by them. Try bfloat16, a lower learning rate, or gradient_clip_norm."
+            )
 
 
 def _clear_gradients(optimizer: torch.optim.Optimizer) -> None:

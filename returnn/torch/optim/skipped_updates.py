@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import torch
 
+from returnn.engine.host_copy import HostCopy
 from returnn.errors import NonFiniteGradientError
 from returnn.log import log
 
 __all__ = ["SkippedUpdates", "StepBatch", "batches_text"]
 
-#: Without waiting for the device, skipped updates are counted there; look at the counters each so many updates.
+#: Without waiting for the device, skipped updates are counted there; the counters are sent to the host each so many updates.
 _FETCH_INTERVAL = 50
 #: That many steps are named with their sequences at the end of an epoch.
 _MAX_NAMED_STEPS = 20
@@ -35,8 +36,10 @@ class SkippedUpdates:
         self._per_epoch = per_epoch
         self._num_skipped = 0
         self._num_in_succession = 0
-        # Since the last fetch: 1.0 or 0.0 on the device, the batches of that update, whether the skip would be normal.
+        # 1.0 or 0.0 on the device, the batches of that update, whether the skip would be normal.
         self._on_device: list[tuple[torch.Tensor, list[StepBatch], bool]] = []
+        # Those that are on their way to the host.
+        self._sent: collections.deque[tuple[list[tuple[list[StepBatch], bool]], HostCopy]] = collections.deque()
         #: those since the last update; whoever does the steps adds them. Limited, since updaters of users may never take them
         self.group: collections.deque[StepBatch] = collections.deque(maxlen=_MAX_GROUP)
         # Of the skipped updates of this epoch, the first ones.
@@ -133,7 +136,9 @@ class SkippedUpdates:
     def _add_on_device(self, found: torch.Tensor, *, is_normal: bool) -> None:
         self._on_device.append((found, self._take_group(), is_normal))
         if len(self._on_device) >= _FETCH_INTERVAL:
-            self.fetch()
+            self._send()
+        while self._sent and self._sent[0][1].is_ready():
+            self._take_first()
 
     def count_normal_on_device(self, found: torch.Tensor) -> None:
         """
@@ -154,12 +159,21 @@ class SkippedUpdates:
 
         :raises NonFiniteGradientError: too many in succession
         """
-        if not self._on_device:
-            return
-        pending, self._on_device = self._on_device, []
+        self._send()
+        while self._sent:
+            self._take_first()
+
+    def _send(self) -> None:
+        if self._on_device:
+            pending, self._on_device = self._on_device, []
+            self._sent.append(([x[1:] for x in pending], HostCopy([x[0] for x in pending])))
+
+    def _take_first(self) -> None:
+        """:raises NonFiniteGradientError: too many in succession"""
+        pending, copy = self._sent.popleft()
         total, row, longest = 0, self._num_in_succession, 0
         skipped: list[StepBatch] = []
-        for found, (_, batches, is_normal) in zip(torch.stack([x[0] for x in pending]).tolist(), pending, strict=True):
+        for found, (batches, is_normal) in zip(copy.numbers(), pending, strict=True):
             total += bool(found)
             if not is_normal:
                 row = row + 1 if found else 0
