@@ -133,10 +133,10 @@ class Segment:
             arrays[name] = numpy.zeros(shape, dtype) if empty else numpy.ndarray(shape, dtype, self._bytes, pos)
         return meta, arrays
 
-    def __del__(self) -> None:
-        fd = vars(self).get("fd", -1)
-        if fd >= 0 and "_directory" in vars(self):
-            os.close(fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # At the end of the process modules may be gone. If the constructor failed, its caller closes the handle.
+        if "_directory" in vars(self):
+            close(self.fd)
 
 
 def _write(fd: int, pos: int, data: memoryview) -> int:

@@ -96,11 +96,15 @@ class Rooms:
         room.flags.writeable = False
         return room
 
-    def close(self) -> None:
-        """This process does not need them any more."""
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """
+        This process does not need them any more.
+
+        :param close: of a handle. An argument, since at the end of the process modules may be gone
+        """
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     def __del__(self) -> None:
         self.close()

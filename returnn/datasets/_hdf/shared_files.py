@@ -82,7 +82,7 @@ def tags_part(table: TagTable, key: str) -> SharedPart:
     arrays = {"buf": columns.buf}
     if columns.offsets is not None:
         arrays["offsets"] = columns.offsets
-    meta = columns.num, columns.width, table.num_duplicates()
+    meta = columns.num, columns.width, table.known_duplicates
     return SharedPart(key, meta, arrays, lambda arrays: table.move_to(_columns_of(meta, arrays)))
 
 

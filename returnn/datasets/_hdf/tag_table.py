@@ -15,8 +15,9 @@ from returnn.errors import UnknownSeqTagError
 
 __all__ = ["TagTable", "UnknownSeqTagError"]
 
-#: Tags that are read, or looked up, at a time.
+#: Tags that are read at a time, and bytes of them, if they have a fixed size in the file. Tags that are looked up at a time.
 _READ_SIZE = 1 << 18
+_READ_BYTES = 1 << 24
 _FIND_SIZE = 1 << 16
 
 
@@ -79,6 +80,11 @@ class TagTable:
     def columns(self) -> TagColumns:
         """:return: the memory of the table, do not modify"""
         return self._columns
+
+    @property
+    def known_duplicates(self) -> int | None:
+        """:return: see :func:`num_duplicates`; None: not known yet"""
+        return self._num_duplicates
 
     def move_to(self, columns: TagColumns) -> None:
         """:param columns: the same tags in other memory, to be used from now on"""
@@ -279,8 +285,9 @@ def _read_columns(dataset: h5py.Dataset, start: int, count: int) -> list[TagColu
     """:return: the tags [start, count) of a file"""
     pieces = []
     filename = dataset.file.filename
-    for first in range(start, count, _READ_SIZE):
-        end = min(first + _READ_SIZE, count)
+    step = max(min(_READ_SIZE, _READ_BYTES // max(dataset.dtype.itemsize, 1)), 1)
+    for first in range(start, count, step):
+        end = min(first + step, count)
         with worded_hdf_errors(filename, what="sequence tags"):
             values = dataset[first:end]
         if values.dtype.kind == "S":

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from returnn.datasets._hdf import tag_columns
+from returnn.datasets._hdf import tag_columns, tag_table
 from returnn.datasets._hdf.tag_columns import TagColumns, columns_of_bytes, columns_of_fixed, hash_tags
 from returnn.datasets._hdf.tag_table import TagTable
 from returnn.errors import DataFileError, UnknownSeqTagError
@@ -146,3 +146,25 @@ def test_tags_of_several_files(tmp_path: os.PathLike[str], fixed: bool) -> None:
         table = TagTable.from_hdf([file[str(i)] for i in range(3)], [2, 3, 1])
         assert table.to_list() == ["a", "b", "ccc", "", "ü", "d"]
         assert TagTable.from_hdf([file["1"]], [3], start=1).to_list() == ["", "ü"]
+
+
+def test_wide_tags_are_read_in_small_blocks(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of a fixed size may have much more room than text: the memory does not grow with it."""
+    path = os.path.join(tmp_path, "x.hdf")
+    tags = [f"tag-{i}" for i in range(50)]
+    with h5py.File(path, "w") as file:
+        file.create_dataset("seqTags", data=np.array(tags, dtype="S1000"))
+    sizes: list[int] = []
+    fixed = tag_table.columns_of_fixed
+
+    def measured(values: np.ndarray) -> TagColumns:
+        sizes.append(values.nbytes)
+        return fixed(values)
+
+    monkeypatch.setattr(tag_table, "columns_of_fixed", measured)
+    monkeypatch.setattr(tag_table, "_READ_BYTES", 7500)
+    with h5py.File(path) as file:
+        table = TagTable.from_hdf([file["seqTags"]], [50])
+    assert table.to_list() == tags
+    assert max(sizes) == 7000
+    assert table.columns.nbytes < 50 * 7 + 51 * 4
