@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from typing import Any
 
 import hypothesis
@@ -39,6 +40,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # Any:
     from xdist.scheduler import WorkStealingScheduling  # type: ignore[import-untyped]
 
     return WorkStealingScheduling(config, log)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _server_of_workers_has_torch() -> Iterator[None]:
+    """
+    All loaders of this process get their workers from one server, which imports what the first one asks for. If that needs no
+    torch, each worker of later ones would import it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        original = forkserver.set_forkserver_preload
+        patch.setattr(forkserver, "set_forkserver_preload", lambda names: original([*names, "torch"]))
+        yield
 
 
 @pytest.fixture(autouse=True)
