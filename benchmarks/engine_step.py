@@ -3,7 +3,8 @@
 What the engine adds to a training step: 10,000 steps of a model with one parameter, two losses, gradient_clip_norm and Adam,
 against the same torch calls by hand. The batches are ready in memory in both.
 
-Best of several rounds, the two in turn. Then the same with a step of 20 ms, as a share.
+Best of several rounds, the two in turn. The same in mainline's dialect, with two streams in extern_data. Then with a step of 20 ms,
+as a share.
 
 usage: python benchmarks/engine_step.py [--steps 10000] [--rounds 3] [--slow_steps 100]
 """
@@ -21,6 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch  # noqa: E402
 
+import returnn.frontend as rf  # noqa: E402
 from returnn.config import Config  # noqa: E402
 from returnn.log import log  # noqa: E402
 from returnn.torch.engine import Engine  # noqa: E402
@@ -56,6 +58,29 @@ def slow_train_step(*, model: OneParameter, data: dict[str, Any], run_ctx: Any, 
     train_step(model=model, data=data, run_ctx=run_ctx)
 
 
+def mainline_train_step(*, model: OneParameter, extern_data: Any, **_kwargs: object) -> None:
+    """The same in mainline's dialect."""
+    first, second = losses(model, extern_data["data"].raw_tensor)
+    run_ctx = rf.get_run_ctx()
+    run_ctx.mark_as_loss(first, "first", custom_inv_norm_factor=16)
+    run_ctx.mark_as_loss(second, "second", scale=0.1, custom_inv_norm_factor=16)
+
+
+EXTERN_DATA = {"data": {"dim": 1}, "classes": {"dim": 3, "sparse": True}}
+
+
+def make_batch(seed: int) -> dict[str, Any]:
+    """:return: two streams of four sequences. Any: as the loader gives it"""
+    lens = torch.tensor([4, 4, 3, 2], dtype=torch.int32)
+    return {
+        "data": torch.randn(4, 4, 1, generator=torch.Generator().manual_seed(seed)),
+        "data:size1": lens,
+        "classes": torch.zeros(4, 4, dtype=torch.int32),
+        "classes:size1": lens,
+        "seq_tag": ["a", "b", "c", "d"],
+    }
+
+
 def _compute() -> None:
     end = time.perf_counter() + SLOW_STEP_SECS
     while time.perf_counter() < end:
@@ -85,7 +110,7 @@ class StepEngine(Engine):
         pass
 
 
-def make_engine(batches: list[dict[str, Any]], step: Any) -> StepEngine:
+def make_engine(batches: list[dict[str, Any]], step: Any, **options: Any) -> StepEngine:
     """:return: ready to train with these batches. Any: a train_step"""
     engine = StepEngine(
         config=Config(
@@ -102,6 +127,7 @@ def make_engine(batches: list[dict[str, Any]], step: Any) -> StepEngine:
                 "learning_rate": 0.001,
                 "num_workers_per_gpu": 0,
                 "num_epochs": 1000,
+                **options,
             }
         )
     )
@@ -147,9 +173,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     log.initialize(verbosity=[1])
-    for slow, num in ((False, args.steps), (True, args.slow_steps)):
-        batches = [{"data": torch.randn(16, generator=torch.Generator().manual_seed(i))} for i in range(num)]
-        engine = make_engine(batches, slow_train_step if slow else train_step)
+    slow_what = f"model of {SLOW_STEP_SECS * 1000:.0f} ms"
+    for what, num, step, options in (
+        ("one parameter", args.steps, train_step, {}),
+        ("one parameter, mainline's dialect", args.steps, mainline_train_step, {"extern_data": EXTERN_DATA}),
+        (slow_what, args.slow_steps, slow_train_step, {}),
+    ):
+        slow = step is slow_train_step
+        batches = [make_batch(i) for i in range(num)]
+        engine = make_engine(batches, step, **options)
         model = OneParameter()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
         ours, limits = [], []
@@ -157,7 +189,6 @@ def main() -> None:
             limits.append(by_hand(model, optimizer, batches, slow=slow))
             ours.append(engine_epoch(engine))
         more = (min(ours) - min(limits)) / num * 1e6
-        what = f"model of {SLOW_STEP_SECS * 1000:.0f} ms" if slow else "one parameter"
         print(
             f"{num} steps, {what}: ours {min(ours) / num * 1e6:.0f} us per step, by hand {min(limits) / num * 1e6:.0f} us, "
             f"{more:.0f} us more, ratio {min(ours) / min(limits):.3f}",

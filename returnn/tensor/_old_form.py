@@ -19,6 +19,9 @@ OLD_ARGUMENTS = ("shape", "dim", "sparse", "time_dim_axis", "feature_dim_axis", 
 #: The other arguments of a description.
 _OTHER_ARGUMENTS = ("dims", "dim_tags", "dtype", "sparse_dim", "feature_dim", "available_for_inference")
 
+#: Names of dtypes that numpy knows, but looks up for long.
+_USUAL_DTYPES = ("int32", "float32", "int64", "bool")
+
 #: Names of dtypes that numpy does not know.
 _OTHER_DTYPES = ("bfloat16", "string", "str", "object")
 
@@ -34,7 +37,7 @@ def dtype_name(dtype: object) -> str | None:
         is_numpy = isinstance(dtype, numpy.dtype) or (isinstance(dtype, type) and issubclass(dtype, numpy.generic))
         name = str(numpy.dtype(dtype)) if is_numpy else str(dtype)  # type: ignore[call-overload]
         return name.removeprefix("torch.") if is_numpy or name.startswith("torch.") else None
-    if dtype in _OTHER_DTYPES or dtype.startswith("float8_"):
+    if dtype in _USUAL_DTYPES or dtype in _OTHER_DTYPES or dtype.startswith("float8_"):
         return dtype
     try:
         return dtype if numpy.dtype(dtype).name == dtype else None
