@@ -21,19 +21,25 @@ class KnownFiles:
     def __init__(self) -> None:
         self._indices: dict[str, FileIndex] = {}
         self._signatures: dict[str, tuple[int, ...]] = {}
+        self._keys: dict[str, str] = {}
 
     def add(self, index: FileIndex) -> None:
         """:param index: of a file that was just read"""
         self._indices[index.filename] = index
-        self._signatures[index.filename] = get_signature(index.filename)
+        signature = self._signatures[index.filename] = get_signature(index.filename)
+        self._keys[index.filename] = index_key(index.filename, signature)
 
     def move(self, index: FileIndex) -> None:
         """:param index: of a known file, in other memory"""
         self._indices[index.filename] = index
 
     def keys(self, files: Sequence[FileIndex]) -> list[str]:
-        """:return: of each file, by which processes share what was read of it"""
-        return [index_key(index.filename, self._signatures[index.filename]) for index in files]
+        """:return: of each file, by which processes share what was read of it: as it was then, though it may have grown"""
+        return [self._keys[index.filename] for index in files]
+
+    def num_bytes(self, files: Sequence[FileIndex]) -> int:
+        """:return: size of these files"""
+        return sum(self._signatures[index.filename][1] for index in files)
 
     def __call__(self, filename: str, h5_file: h5py.File) -> None:
         """

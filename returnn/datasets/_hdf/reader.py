@@ -21,8 +21,10 @@ from returnn.datasets._hdf.shared_files import (
     find_tags,
     index_part,
     join_columns,
+    tags_in_room,
     tags_key,
     tags_part,
+    tags_room_size,
 )
 from returnn.datasets._hdf.similar_files import FileForm
 from returnn.datasets._hdf.tag_table import TagTable
@@ -121,10 +123,14 @@ class CorpusReader:
             key = tags_key(self._known_files.keys(self.files))
             tags = find_tags(key)
             if tags is None:
-                tags = TagTable.from_hdf(_TagDatasets(self), [index.num_seqs for index in self.files])
+                size = tags_room_size(self.num_seqs, self._known_files.num_bytes(self.files))
+                tags = tags_in_room(key, size, self.num_seqs, self._read_all_tags)
                 tags.key = key
             self._tags = tags
         return self._tags
+
+    def _read_all_tags(self) -> TagTable:
+        return TagTable.from_hdf(_TagDatasets(self), [index.num_seqs for index in self.files])
 
     @property
     def tags_key(self) -> str:
@@ -228,7 +234,8 @@ class CorpusReader:
 
     def shared_rooms(self) -> dict[str, int]:
         """:return: bytes of the arrays that processes share if they come to need them, see :mod:`shared_rooms`"""
-        rooms = {}
+        tags = self.tags_key
+        rooms = {tags: tags_room_size(self.num_seqs, self._known_files.num_bytes(self.files))}
         for key, stream in self.files[0].streams.items() if self.files else ():
             rooms[self._room_key("offsets", key)] = (self.num_seqs + 1) * self._offset_dtype(key).itemsize
             if stream.dtype.kind != "O" and _SMALL_BYTES < self._num_bytes <= self._max_memory_bytes:

@@ -11,6 +11,7 @@ import numpy as np
 
 from returnn._state import state
 from returnn.datasets._basic.shared_corpus import SharedPart, find_part, part_key
+from returnn.datasets._basic.shared_rooms import from_room
 from returnn.datasets._hdf.file_index import FileIndex
 from returnn.datasets._hdf.tag_columns import TagColumns
 from returnn.datasets._hdf.tag_table import TagTable
@@ -23,8 +24,15 @@ __all__ = [
     "tags_key",
     "tags_part",
     "find_tags",
+    "tags_room_size",
+    "tags_in_room",
     "join_columns",
 ]
+
+
+#: Of the room for tags: int64 for the bytes of the text (-1: it does not fit), the width, the bytes of an offset.
+_HEADER_BYTES = 24
+_MAX_MEAN_TAG = 256
 
 
 def get_signature(filename: str) -> tuple[int, ...]:
@@ -93,6 +101,53 @@ def find_tags(key: str) -> TagTable | None:
     """
     found = find_part(key)
     return None if found is None else TagTable.from_columns(_columns_of(*found), num_duplicates=found[0][2], key=key)
+
+
+def tags_room_size(num_seqs: int, num_file_bytes: int) -> int:
+    """
+    :param num_seqs: of the corpus
+    :param num_file_bytes: size of its files
+    :return: bytes of the room for the tags (which takes as much memory as they need), enough unless they are very long
+    """
+    return _HEADER_BYTES + min(num_file_bytes, num_seqs * _MAX_MEAN_TAG) + 8 * (num_seqs + 2)
+
+
+def tags_in_room(key: str, size: int, num_seqs: int, read: Callable[[], TagTable]) -> TagTable:
+    """
+    :param key: see :func:`tags_key`
+    :param size: see :func:`tags_room_size`
+    :param num_seqs: of the corpus
+    :param read: reads the tags
+    :return: tags, in memory that the processes share if they can
+    """
+    own: list[TagTable] = []
+
+    def make(room: np.ndarray) -> None:
+        own.append(read())
+        columns = own[0].columns
+        text_end = _HEADER_BYTES + len(columns.buf)
+        offsets = np.zeros(0, dtype=np.uint32) if columns.offsets is None else columns.offsets
+        start = -(-text_end // 8) * 8
+        fits = start + offsets.nbytes <= len(room)
+        header = room[:_HEADER_BYTES].view(np.int64)
+        header[:] = len(columns.buf) if fits else -1, columns.width or 0, offsets.itemsize
+        if fits:
+            room[_HEADER_BYTES:text_end] = columns.buf
+            room[start : start + offsets.nbytes] = offsets.view(np.uint8)
+
+    room = from_room(lambda: key, size, make)
+    if room is None:
+        return read()
+    num_text, width, itemsize = room[:_HEADER_BYTES].view(np.int64).tolist()
+    if num_text < 0:
+        return own[0] if own else read()
+    text_end = _HEADER_BYTES + num_text
+    offsets = None
+    if not width:
+        start = -(-text_end // 8) * 8
+        dtype = np.uint32 if itemsize == 4 else np.int64
+        offsets = room[start : start + (num_seqs + 1) * itemsize].view(dtype)
+    return TagTable.from_columns(TagColumns(room[_HEADER_BYTES:text_end], num_seqs, width or None, offsets))
 
 
 def _columns_of(meta: Any, arrays: Any) -> TagColumns:

@@ -322,3 +322,18 @@ def test_worker_processes(tmp_path: Path) -> None:
         finally:
             pool.close()
         assert tags == [f"{i}-{k}|0" for i in range(4) for k in range(3)]
+
+
+def test_file_that_has_grown_is_another_one(tmp_path: Path) -> None:
+    """The main process goes on with the sequences that it knows, a worker sees all of them, as without sharing."""
+    tags = [f"s{i}" for i in range(6)]
+    path = _write_hdf(tmp_path / "a", tags[:3])
+    dataset = init_dataset({"class": "HDFDataset", "files": [path]})
+    dataset.finish_epoch(free_resources=True)
+    _write_hdf(tmp_path / "a", tags)
+    assert dataset.get_all_tags() == tags[:3]  # opens it again
+    with _as_worker(dataset):
+        copy = pickle.loads(pickle.dumps(dataset))
+        assert copy.get_all_tags() == tags
+        assert copy.get_total_num_seqs() == 6
+    assert _content(dataset)[0] == tags[:3]

@@ -17,6 +17,8 @@ from returnn.config import Config
 from returnn.datasets._basic import shared_corpus, shared_rooms
 from returnn.datasets._basic.shared_rooms import Rooms, create_rooms, from_room
 from returnn.datasets._hdf.reader import CorpusReader
+from returnn.datasets._hdf.shared_files import tags_in_room, tags_room_size
+from returnn.datasets._hdf.tag_table import TagTable
 from returnn.datasets._loading.pool import WorkerPool
 from returnn.datasets._loading.source import SourceOptions
 from returnn.datasets.basic import Dataset, init_dataset
@@ -130,15 +132,19 @@ def test_streams_and_offsets_of_hdf(file: str, monkeypatch: pytest.MonkeyPatch) 
     expected = _sums(dataset)
     rooms = create_rooms([dataset])
     assert rooms is not None
-    assert len(rooms.places) == 2
+    assert len(rooms.places) == 3  # tags, too
     with process_state_ctx(shared_rooms=rooms):
         first = init_dataset(opts)
         assert _sums(first) == expected
+        tags = first.get_all_tags()
+        assert tags == dataset.get_all_tags()
         with monkeypatch.context() as patch:
             patch.setattr(CorpusReader, "_read_stream", None)
             patch.setattr(CorpusReader, "_add_up", None)
+            patch.setattr(CorpusReader, "_read_all_tags", None)
             second: Any = init_dataset(opts)
             assert _sums(second) == expected
+            assert second.get_all_tags() == tags
     assert not second._reader.offsets("data").flags.writeable
     assert second._reader.offsets("data").dtype == np.uint32
     assert init_dataset(opts).shared_rooms() == dataset.shared_rooms()
@@ -173,6 +179,26 @@ def test_workers_share_them(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         by_seq = np.add.reduceat(f["inputs"][...], starts, dtype=np.int64)
     assert sorted(sums) == sorted(by_seq.tolist())
     assert sums[:500] == by_seq[order[0:1000:2]].tolist()
-    for key, size in dataset.shared_rooms().items():
+    for key, size in dataset.shared_rooms().items():  # also the tags: each batch has some
         assert seen[0].get(key, size, _fail) is not None
     assert pickle.loads(pickle.dumps(dataset)).shared_rooms() == dataset.shared_rooms()
+
+
+@pytest.mark.parametrize("tags", [["abc"] * 3, ["a", "", "ü"], [""] * 3])
+def test_tags_in_a_room(tags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_rooms, "_MIN_BYTES", 0)
+    size = tags_room_size(len(tags), 1000)
+
+    def broken() -> TagTable:
+        raise AssertionError("they were read already")
+
+    with process_state_ctx(shared_rooms=Rooms.create({"x": size, "small": 40})):
+        first = tags_in_room("x", size, len(tags), lambda: TagTable.from_tags(tags))
+        second = tags_in_room("x", size, len(tags), broken)
+        assert first.to_list() == second.to_list() == tags
+        assert np.shares_memory(first.columns.buf, second.columns.buf) == any(tags)
+        assert second.find(tags).tolist() == TagTable.from_tags(tags).find(tags).tolist()
+        # Longer than expected: each process reads them for itself.
+        for _ in range(2):
+            table = tags_in_room("small", 40, 3, lambda: TagTable.from_tags(["x" * 100] * 3))
+            assert table.to_list() == ["x" * 100] * 3
