@@ -137,6 +137,20 @@ def test_other_forms_are_left_to_the_general_way(tmp_path: Path, case: str) -> N
     assert form.read(path) is None
 
 
+@pytest.mark.parametrize(
+    "size", [numpy.array([50, 2], "int32"), numpy.array([[50], [1]], "int32"), numpy.array([50, 0, 0, 0], "int16")]
+)
+@pytest.mark.parametrize("first_size", [50, [50]])
+def test_size_of_as_many_bytes_in_another_form(tmp_path: Path, first_size: object, size: numpy.ndarray) -> None:
+    """It is not read into the memory for a single number: it would be taken for this one, and is longer when converted."""
+    first = _write_plain(str(tmp_path / "first.hdf"))
+    second = _write_plain(str(tmp_path / "second.hdf"), seed=1)
+    for path, value in [(first, first_size), (second, size)]:
+        with h5py.File(path, "r+") as file:
+            file["targets/size"].attrs.create("classes", value)
+    assert _form(first).read(second) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"no HDF"], ids=["empty", "truncated", "other"])
 def test_broken_files_are_left_to_the_general_way(tmp_path: Path, content: bytes) -> None:
     """So the error has all it has for a single file."""

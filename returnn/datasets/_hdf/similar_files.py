@@ -66,6 +66,8 @@ class FileForm:
             if isinstance(obj, h5py.Group) and not len(obj):
                 self._empty_groups.append(member)
             elif isinstance(obj, h5py.Dataset) and (path == LABELS_KEY or path.startswith(f"{_LABELS_GROUP}/")):
+                if obj.dtype.kind not in "SO":
+                    raise _OtherForm  # equal numbers need not be equal texts
                 self._labels[member] = obj[...]
             elif not isinstance(obj, h5py.Group) and member not in known:
                 raise _OtherForm
@@ -189,7 +191,8 @@ class _Attr:
         :raises _OtherForm: the value is another one there
         """
         attr = h5a.open(group_id, self._name)
-        if attr.get_storage_size() != self._size:
+        # Another shape could be of the same size here, but longer when it is converted: there is no room for that.
+        if attr.get_storage_size() != self._size or attr.shape != self._found.shape:
             raise _OtherForm
         attr.read(self._found, self._type)
         if self._found.tobytes() != self._value:
