@@ -231,3 +231,16 @@ def test_files_of_a_batch_are_opened_once(tmp_path: Path, monkeypatch: pytest.Mo
         single.init_seq_order(epoch=1)
         for key in ("data", "classes"):
             numpy.testing.assert_array_equal(data[key][i], single.get_data(int(order[i]) % 10, key))
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_next_file_when_the_one_before_has_changed(tmp_path: Path, change: str) -> None:
+    """Nothing is to be read from that one, so the error would name the wrong file."""
+    first, second = (_write_plain(str(tmp_path / f"{i}.hdf"), seed=i) for i in range(2))
+    dataset = HDFDataset([first])
+    dataset.close()
+    os.remove(first)
+    if change == "replaced":
+        _write_with_writer(first)
+    dataset.add_file(second)
+    assert dataset.get_total_num_seqs() == 6

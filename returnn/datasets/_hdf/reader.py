@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -467,7 +468,8 @@ class _Forms:
             self._is_old = False
             self._num_left -= 1
             index = reader.files[-1]
-            with reader.handles.use(index.filename) as h5_file:
+            # Whether that one is still as it was, is not asked here: its data may be in memory.
+            with contextlib.suppress(DataFileError), reader.handles.use(index.filename) as h5_file:
                 self._form = FileForm.of(h5_file, index) or self._form
         if self._form is None:
             return None
