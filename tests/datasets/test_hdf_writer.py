@@ -299,6 +299,21 @@ def test_extend_with_several_extras_and_labels(tmp_path: Path) -> None:
         ((np.zeros((1, 2, 3)), [2], ["a"], {"x": np.array([[2**40]])}), ["'x'", "do not fit", "int32"]),
         ((np.zeros((1, 2, 3)), [2], ["a"], None, {"x": [1]}), ["extra_seq_len", "'x'"]),
         ((np.zeros((1, 2, 3)), [2], ["a"], {"x": np.zeros((1, 2), int)}, {"x": [3]}), ["extra_seq_len", "'x'"]),
+        # What numpy or Python would refuse in their own words.
+        (([[[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]], [1, 2], ["a", "b"]), ["numpy cannot make an array", "Pad"]),
+        ((np.zeros((1, 2, 3)), [[1], [1, 2]], ["a"]), ["numpy cannot make an array"]),
+        ((np.zeros((1, 2, 3)), [[1, 2]], ["a"]), ["seq_len"]),
+        ((np.zeros((1, 2, 3)), [2], np.array("a")), ["seq_tag", "1 tags"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x": np.array(3)}), ["'x'", "1 entries"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x": "t"}), ["'x'", "1 entries"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x": {0: 1}}), ["'x'", "1 entries"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x": [[1, [2]]]}), ["numpy cannot make an array"]),
+        ((np.zeros((1, 2, 3)), [2], ["a"], np.ones((1, 2), int)), ["bad extra", "dict"]),
+        (
+            (np.zeros((1, 2, 3)), [2], ["a"], {"x": np.zeros((1, 2), int)}, np.array([1, 2])),
+            ["bad extra_seq_len", "dict"],
+        ),
+        ((np.zeros((1, 2, 3)), [2], ["a"], {"x": np.zeros((1, 2), int)}, 2), ["bad extra_seq_len", "dict"]),
     ],
 )
 def test_failed_insert_changes_nothing(tmp_path: Path, args: tuple[Any, ...], words: list[str]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "extra_to_frames",
     "cast_numbers",
     "is_storable_text",
+    "num_entries",
     "to_numpy",
 ]
 
@@ -58,26 +59,56 @@ class StreamData:
         return self.frames.shape[1:]
 
 
-def to_numpy(value: Any) -> np.ndarray:
+def to_numpy(value: Any, *, where: str | None = None) -> np.ndarray:
     """
     :param value: array, tensor, list, number, text. Any: whatever numpy converts
+    :param where: for the error text
     :return: array; texts as objects
+    :raises DatasetError: numpy cannot convert it
     """
-    if isinstance(value, np.ndarray):
-        array = value
-    else:
+    array = value if isinstance(value, np.ndarray) else _convert(value, where)
+    if array.dtype.kind in "US":
+        array = array.astype(object)
+    return array
+
+
+def _convert(value: Any, where: str | None) -> np.ndarray:
+    """As :func:`to_numpy`, of what is no array."""
+    original = value
+    try:
         if hasattr(value, "detach"):
             try:
-                return value.numpy()
+                array: np.ndarray = value.numpy()
+                return array
             except (AttributeError, RuntimeError, TypeError):
                 # A torch tensor that needs a gradient, or is on another device.
                 value = value.detach().cpu()
             if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
                 value = value.float()
-        array = np.asarray(value)
-    if array.dtype.kind in "US":
-        array = array.astype(object)
-    return array
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as exc:  # RuntimeError: of torch
+        raise DatasetError(
+            describe(
+                f"insert_batch: numpy cannot make an array of this ({exc})",
+                where=where,
+                expected="array, tensor, or list with entries of equal shape",
+                got=original,
+                todo="Pad the entries of a list to one length, and give the lengths; convert other tensors to usual ones",
+            )
+        ) from exc
+
+
+def num_entries(value: Any) -> int:
+    """
+    :param value: what should be a list or an array. Any: of the user
+    :return: number of entries; -1 if it has none: a number, a text
+    """
+    if isinstance(value, (str, bytes)):
+        return -1
+    try:
+        return len(value)
+    except TypeError:  # of arrays of no axis, too
+        return -1
 
 
 def main_to_frames(inputs: Any, seq_len: Any, *, dim: int, ndim: int, where: str) -> MainData:
@@ -88,7 +119,7 @@ def main_to_frames(inputs: Any, seq_len: Any, *, dim: int, ndim: int, where: str
     :param ndim: number of axes without batch
     :param where: for error texts
     """
-    data = to_numpy(inputs)
+    data = to_numpy(inputs, where=where)
     if data.dtype.kind == "O":
         raise DatasetError(
             describe("insert_batch: inputs must be numbers", where=where, expected="array of numbers", got=inputs)
@@ -160,8 +191,8 @@ def _get_axis_lens(seq_len: Any, *, num_seqs: int, ndim: int, where: str) -> lis
     for axis in range(len(by_axis)):
         value = by_axis[axis]
         if isinstance(value, (list, tuple)):
-            value = [to_numpy(item).item() for item in value] if _has_arrays(value) else value
-        lens = to_numpy(value)
+            value = [_to_item(item, where) for item in value] if _has_arrays(value) else value
+        lens = to_numpy(value, where=where)
         if (
             lens.dtype.kind == "f"
             and np.array_equal(lens, np.floor(lens))
@@ -179,6 +210,12 @@ def _get_axis_lens(seq_len: Any, *, num_seqs: int, ndim: int, where: str) -> lis
             )
         axes.append(lens.astype(np.int64))
     return axes
+
+
+def _to_item(value: Any, where: str) -> Any:
+    """:return: number of an array of one; anything else as it is. Any: of the user"""
+    array = to_numpy(value, where=where)
+    return array.item() if array.size == 1 else value
 
 
 def _has_arrays(values: list[Any] | tuple[Any, ...]) -> bool:
@@ -224,7 +261,10 @@ def extra_to_frames(
     :param frame_shape: of the stream if it exists already
     :param where: for error texts
     """
-    if not hasattr(value, "__len__") or len(value) != num_seqs:
+    is_list = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype.kind == "O")
+    fits = num_entries(value) == num_seqs
+    data = to_numpy(value, where=where) if fits and not is_list else None
+    if not fits or (data is not None and data.ndim == 0):
         raise DatasetError(
             describe(
                 f"insert_batch: extra {key!r} does not fit to inputs",
@@ -233,10 +273,9 @@ def extra_to_frames(
                 got=value,
             )
         )
-    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
-        entries = [to_numpy(entry) for entry in value]
+    if data is None:
+        entries = [to_numpy(entry, where=where) for entry in value]
     else:
-        data = to_numpy(value)
         _check_has_values(key, data.shape[2:], where=where)
         if data.ndim in (1, 2) or (data.ndim == 3 and frame_shape != ()):
             return _cut(_batch_to_frames(data), seq_len, key=key, dtype=dtype, frame_shape=frame_shape, where=where)
@@ -343,7 +382,7 @@ def _cut(
             )
     if seq_len is None:
         return stream
-    lens = to_numpy(seq_len)
+    lens = to_numpy(seq_len, where=where)
     if lens.shape != stream.lens.shape or lens.dtype.kind not in "iu" or (lens < 0).any() or (lens > stream.lens).any():
         raise DatasetError(
             describe(
@@ -364,7 +403,7 @@ def tags_to_list(seq_tag: Sequence[str | bytes], num_seqs: int, *, where: str) -
     :param num_seqs: B
     :param where: for error texts
     """
-    if isinstance(seq_tag, (str, bytes)) or not hasattr(seq_tag, "__len__") or len(seq_tag) != num_seqs:
+    if num_entries(seq_tag) != num_seqs:
         raise DatasetError(
             describe(
                 "insert_batch: seq_tag does not fit to inputs",

@@ -33,7 +33,7 @@ from returnn.datasets._hdf.format import (
 )
 from returnn.datasets._hdf.growing import GrowingDataset
 from returnn.datasets._hdf.single_seqs import SEQ_BYTES, SingleSeqs, StreamForm
-from returnn.datasets._hdf.writer_arguments import check_labels_and_types, problem_of_key
+from returnn.datasets._hdf.writer_arguments import check_labels_and_types, checked_streams, problem_of_key
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError, describe
 
 __all__ = ["SimpleHDFWriter"]
@@ -136,6 +136,9 @@ class SimpleHDFWriter:
         singles = self._singles
         try:
             is_added = singles.add(inputs, seq_len, seq_tag, extra, extra_seq_len)
+        except Exception:
+            singles.drop_half()
+            is_added = False  # the long way says what is wrong
         except BaseException:
             singles.drop_half()
             raise
@@ -147,7 +150,11 @@ class SimpleHDFWriter:
             raise DatasetError(describe("insert_batch on a closed writer", where=self._where))
         main = main_to_frames(inputs, seq_len, dim=self.dim or 1, ndim=self.ndim, where=self._where)
         tags = tags_to_list(seq_tag, main.num_seqs, where=self._where)
-        extras = self._check_extras(extra or {}, extra_seq_len or {}, main)
+        extras = self._check_extras(
+            checked_streams(extra, "extra", where=self._where),
+            checked_streams(extra_seq_len, "extra_seq_len", where=self._where),
+            main,
+        )
         frames = self._check_main(main)
         if not main.num_seqs:
             return

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from returnn.datasets._hdf.batch_to_frames import is_storable_text
+from returnn.datasets._hdf.batch_to_frames import is_storable_text, num_entries
 from returnn.datasets._hdf.format import INPUTS_KEY
-from returnn.errors import ConfigError, describe
+from returnn.errors import ConfigError, DatasetError, describe
 
-__all__ = ["check_labels_and_types", "problem_of_key"]
+__all__ = ["check_labels_and_types", "checked_streams", "problem_of_key"]
 
 
 def check_labels_and_types(
@@ -66,6 +66,25 @@ def problem_of_key(key: object) -> str | None:
     if not is_storable_text(key) or not isinstance(key, str) or not key or "/" in key or key == ".":
         return f"{key!r} cannot be the key of an extra stream, it must be a text without '/'"
     return None
+
+
+def checked_streams(value: Any, name: str, *, where: str) -> Mapping[str, Any]:
+    """
+    :param value: of the user, supposed to be a mapping key -> values of an extra stream. Any: as there
+    :param name: of the argument
+    :param where: for error texts
+    :return: it; empty for None and whatever else is empty
+    :raises DatasetError: it is no mapping
+    """
+    if isinstance(value, Mapping):
+        return value
+    if value is None or num_entries(value) == 0:
+        return {}
+    raise DatasetError(
+        describe(
+            f"insert_batch: bad {name}", where=where, expected="dict: key of the extra stream -> values", got=value
+        )
+    )
 
 
 def _check_extra_type(key: str, entry: Any, *, where: str) -> None:
