@@ -186,6 +186,26 @@ def test_skips_are_noticed_when_their_numbers_come(
     assert skipped.num_skipped == 6
 
 
+def test_skips_on_the_host_and_on_the_device_are_in_order() -> None:
+    """A custom engine may skip steps itself, where the updates tell later what became of them."""
+    skipped = SkippedUpdates(3)
+    for _ in range(2):
+        skipped.count_skipped("loss")
+        skipped.check()
+    skipped.count_on_device(torch.tensor(0.0))
+    skipped.count_skipped("loss")
+    skipped.check()
+    assert skipped.num_in_succession == 1 and skipped.num_skipped == 3
+    skipped.count_on_device(torch.tensor(1.0))
+    skipped.count_valid()
+    assert skipped.num_in_succession == 0
+    for _ in range(2):
+        skipped.count_on_device(torch.tensor(1.0))
+    skipped.count_skipped("loss")
+    with pytest.raises(NonFiniteGradientError, match="3 invalid gradients in succession"):
+        skipped.check()
+
+
 def test_batches_text() -> None:
     assert batches_text([(1, ["a", "b", "c"]), (5, ["d"])], num_tags=2) == "Step 1: a, b and 1 more; step 5: d"
     assert batches_text([(i, ["x"]) for i in range(7)], num_steps=2) == "Step 0: x; step 1: x; 5 more steps"

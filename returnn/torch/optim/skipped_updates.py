@@ -62,7 +62,12 @@ class SkippedUpdates:
         self._num_in_succession = num
 
     def count_valid(self) -> None:
-        """An update was applied."""
+        """
+        An update was applied.
+
+        :raises NonFiniteGradientError: as :meth:`fetch`
+        """
+        self._fetch_earlier()
         self._num_in_succession = 0
 
     def count_skipped(self, what: str, *, only_last_step: bool = False) -> None:
@@ -71,7 +76,9 @@ class SkippedUpdates:
 
         :param what: for the log
         :param only_last_step: the others of the accumulation group are used
+        :raises NonFiniteGradientError: as :meth:`fetch`
         """
+        self._fetch_earlier()
         self._num_skipped += 1
         self._num_in_succession += 1
         batches = [self.group.pop()] if only_last_step and self.group else self._take_group()
@@ -162,6 +169,11 @@ class SkippedUpdates:
         self._send()
         while self._sent:
             self._take_first()
+
+    def _fetch_earlier(self) -> None:
+        """Before something is counted here: "in succession" goes by the order of the updates."""
+        if self._on_device or self._sent:
+            self.fetch()
 
     def _send(self) -> None:
         if self._on_device:
