@@ -118,6 +118,10 @@ class Segment:
             os.close(fd)
             raise
 
+    def __reduce__(self) -> tuple[Callable[[], list[Segment]], tuple[()]]:
+        # A class of the user may pickle all attributes of a dataset. The handle means nothing, or something else, elsewhere.
+        return list, ()
+
     def __contains__(self, key: str) -> bool:
         return key in self._directory
 

@@ -6,7 +6,9 @@ import contextlib
 import gc
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy as shallow_copy
+from copy import deepcopy
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -269,6 +271,39 @@ def test_filter_and_rows_that_are_missing(tmp_path: Path) -> None:
         filter_file.write_text("x\ny\n")
         with pytest.raises(DatasetError, match="Dataset 'b' is missing seqs"):
             pickle.loads(payload)
+
+
+class PicklesAttributes(HDFDataset):
+    """A class of the user, whose copies have all attributes but the open files."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        attrs = {key: value for key, value in vars(self).items() if key not in ("_reader", "_block")}
+        return _with_attributes, (self.files, attrs)
+
+
+def _with_attributes(files: list[str], attrs: dict[str, Any]) -> PicklesAttributes:
+    dataset = PicklesAttributes(files=files)
+    vars(dataset).update(attrs)
+    return dataset
+
+
+@pytest.mark.parametrize("copy_of", [lambda x: pickle.loads(pickle.dumps(x)), shallow_copy, deepcopy])
+def test_copies_of_all_attributes_do_not_close_the_memory(
+    copy_of: Callable[[HDFDataset], HDFDataset], tmp_path: Path
+) -> None:
+    dataset = PicklesAttributes(files=[_write_hdf(tmp_path / "a", ["x", "y", "z"])])
+    expected = _content(dataset)
+    (segment,) = share_corpus(dataset)
+    num_bytes = len(pickle.dumps(dataset))
+    clone = copy_of(dataset)
+    assert _content(clone) == expected
+    share_corpus(clone)
+    assert len(pickle.dumps(clone)) <= num_bytes
+    del clone
+    gc.collect()
+    os.fstat(segment.fd)
+    assert share_corpus(dataset) == [segment]
+    assert not pickle.loads(pickle.dumps(segment))
 
 
 def test_memory_is_given_back(tmp_path: Path) -> None:
