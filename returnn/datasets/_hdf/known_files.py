@@ -22,11 +22,24 @@ class KnownFiles:
         self._indices: dict[str, FileIndex] = {}
         self._signatures: dict[str, tuple[int, ...]] = {}
         self._keys: dict[str, str] = {}
+        self._looked_at: dict[str, tuple[int, ...]] = {}
+
+    def look_at(self, filename: str) -> None:
+        """
+        A file that is replaced while it is read must not pass for the new one, so this comes first.
+
+        :param filename: of a file that is to be read
+        """
+        try:
+            self._looked_at[filename] = get_signature(filename)
+        except OSError:  # whoever opens it says what is wrong
+            self._looked_at.pop(filename, None)
 
     def add(self, index: FileIndex) -> None:
-        """:param index: of a file that was just read"""
+        """:param index: of a file that was read after :func:`look_at`"""
         self._indices[index.filename] = index
-        signature = self._signatures[index.filename] = get_signature(index.filename)
+        signature = self._looked_at.pop(index.filename, None) or get_signature(index.filename)
+        self._signatures[index.filename] = signature
         self._keys[index.filename] = index_key(index.filename, signature)
 
     def move(self, index: FileIndex) -> None:

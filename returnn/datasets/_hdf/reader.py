@@ -88,6 +88,7 @@ class CorpusReader:
         :return: its metadata, checked
         :raises DataFileError: names the file
         """
+        self._known_files.look_at(filename)
         shared = find_index(filename)
         return self._read_index(filename) if shared is None else shared
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,8 @@ def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, wher
     shared = _find_row_tables(seq_list_file, dataset_keys)
     if shared is not None:
         return shared
+    # Before they are read: a file that is replaced meanwhile must not pass for the new one.
+    keys = _list_keys(seq_list_file, [None, *dataset_keys])
     lists: Any  # plain data: list, or dict of lists
     if isinstance(seq_list_file, Mapping):
         missing = [key for key in dataset_keys if key not in seq_list_file]
@@ -111,7 +114,7 @@ def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, wher
     if isinstance(lists, list):
         _check_tags(lists, "", where)
         table = TagTable.from_tags(lists)
-        table.key = _list_key(seq_list_file, None)
+        table.key = keys.get(None)
         return dict.fromkeys(dataset_keys, table)
     if not isinstance(lists, dict):
         raise DatasetError(
@@ -133,8 +136,17 @@ def load_row_tables(seq_list_file: SeqListFile, dataset_keys: list[str], *, wher
         )
     tables = {key: TagTable.from_tags(lists[key]) for key in dataset_keys}
     for key, table in tables.items():
-        table.key = _list_key(seq_list_file, key)
+        table.key = keys.get(key)
     return tables
+
+
+def _list_keys(seq_list_file: SeqListFile, dataset_keys: Sequence[str | None]) -> dict[str | None, str]:
+    """:return: by :func:`_list_key`, without those of files that do not exist: whoever reads them says what is wrong"""
+    keys = {}
+    for dataset_key in dataset_keys:
+        with contextlib.suppress(OSError, KeyError, TypeError):
+            keys[dataset_key] = _list_key(seq_list_file, dataset_key)
+    return keys
 
 
 def _list_key(seq_list_file: SeqListFile, dataset_key: str | None) -> str:

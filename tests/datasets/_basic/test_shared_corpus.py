@@ -35,6 +35,7 @@ from returnn.datasets._hdf import handles, reader
 from returnn.datasets._hdf.shared_files import join_columns
 from returnn.datasets._loading.pool import WorkerPool
 from returnn.datasets._loading.source import SourceOptions
+from returnn.datasets._meta import seq_rows
 from returnn.datasets.basic import Dataset, init_dataset
 from returnn.datasets.hdf import HDFDataset
 from returnn.errors import DataFileError, DatasetError
@@ -271,6 +272,39 @@ def test_filter_and_rows_that_are_missing(tmp_path: Path) -> None:
         filter_file.write_text("x\ny\n")
         with pytest.raises(DatasetError, match="Dataset 'b' is missing seqs"):
             pickle.loads(payload)
+
+
+def test_files_that_are_replaced_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker must not take what was read of the old file for what is in the new one."""
+    a = _write_hdf(tmp_path / "a", ["x", "y"])
+    rows = tmp_path / "rows"
+    rows.write_text("y\nx\n")
+    read_index, read_list = reader.read_file_index, seq_rows.load_seq_list_file
+
+    def replacing_index(h5_file: h5py.File, filename: str) -> Any:
+        index = read_index(h5_file, filename)
+        _write_hdf(Path(filename), ["z", "y", "x"])
+        return index
+
+    def replacing_list(filename: str, expect_list: bool = True) -> Any:
+        lists = read_list(filename, expect_list)
+        rows.write_text("z\ny\nx\n")
+        return lists
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "read_file_index", replacing_index)
+        dataset = init_dataset({"class": "HDFDataset", "files": [a]})
+    with _as_worker(dataset):
+        copy: Any = pickle.loads(pickle.dumps(dataset))
+        assert _content(copy)[0] == ["z", "y", "x"]
+        assert copy.get_all_tags() == ["z", "y", "x"]
+    with monkeypatch.context() as patch:
+        patch.setattr(seq_rows, "load_seq_list_file", replacing_list)
+        opts = _meta([a], [a], seq_list_file=str(rows))
+        del opts["seq_order_control_dataset"]
+        dataset = init_dataset(opts)
+    with _as_worker(dataset):
+        assert pickle.loads(pickle.dumps(dataset)).get_all_tags() == ["z", "y", "x"]
 
 
 class PicklesAttributes(HDFDataset):
