@@ -421,3 +421,26 @@ def test_filter_decides_which_sequences_the_children_must_have(tmp_path: Path, w
     filter_file.write_text("s2\ns5\n")
     with pytest.raises(DatasetError, match=r"'b' is missing seqs.*1 of 6 tags of 'a' are not in 'b', first: \['s5'\]"):
         MetaDataset(**opts)
+
+
+class WritesToOrder(HDFDataset):
+    """A class of the user that takes the order that it gets for its own."""
+
+    def init_seq_order(self, epoch: int | None = None, seq_list: Any = None, seq_order: Any = None) -> bool:
+        """As the base."""
+        if seq_order is not None:
+            assert seq_order.dtype == np.int64
+            seq_order += 0
+        return super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
+
+
+def test_class_of_the_user_below_a_wrapper_writes_to_the_order() -> None:
+    lab: dict[str, Any] = {"class": "MultiEpochDataset", "multi_epoch": 1}
+    orders = []
+    for cls in ("HDFDataset", WritesToOrder):
+        lab["dataset"] = {"class": cls, "files": [LAB_PERM]}
+        feat = {"class": "HDFDataset", "files": [FEAT]}
+        dataset = MetaDataset(datasets={"feat": feat, "lab": lab}, data_map=MAP, seq_order_control_dataset="feat")
+        dataset.init_seq_order(epoch=1)
+        orders.append([(seq["tag"], seq["data"]["classes"].tolist()) for seq in _iterate(dataset)])
+    assert orders[0] == orders[1]

@@ -289,13 +289,14 @@ def rows_to_corpus(
     :param rows: int64 [num seqs]
     :param key: of the child
     :param where: for error texts
-    :return: int64 (int32 where the child takes that) [num seqs], indices in the corpus of the child; nobody writes to them if they are not rows itself
+    :return: int64 [num seqs], indices in the corpus of the child. Where the child takes that: int32, nobody can write to it
     :raises UnknownSeqTagError: if it does not have one of them: the filter would leave it out, but it is asked for
     """
     if mapping is None:
         return rows
     idxs = mapping[rows]
-    if not getattr(child, "_takes_int32_order", False):
+    is_shared = getattr(child, "_takes_int32_order", False)
+    if not is_shared:
         idxs = idxs.astype(np.int64, copy=False)
     missing = rows[idxs < 0]
     if len(missing):
@@ -303,7 +304,8 @@ def rows_to_corpus(
             f"Dataset {key!r} is missing seqs. ({where}) It does not have {len(missing)} of the"
             f" {len(rows)} sequences of this order, first: {table.select(missing[:3])}."
         )
-    idxs.flags.writeable = False  # so that the child need not copy them
+    if is_shared:
+        idxs.flags.writeable = False  # so that the child need not copy them
     return idxs
 
 
