@@ -278,7 +278,8 @@ class OggZipDataset(CachedDataset2):
     def _own_order(self, epoch: int | None) -> numpy.ndarray | range | Sequence[int]:
         corpus = self._require_corpus()
         seq_lens = corpus.seq_lens()
-        order = self.get_seq_order_for_epoch(epoch=epoch, num_seqs=len(corpus), get_seq_len=seq_lens)
+        lens = self._lens_for_order_of_epoch(seq_lens)
+        order = self.get_seq_order_for_epoch(epoch=epoch, num_seqs=len(corpus), get_seq_len=lens)
         if self._filter is not None:
             order = self._filter.filter(epoch=epoch, seq_order=order, get_seq_len=seq_lens)
         return order

@@ -262,7 +262,8 @@ class HDFDataset(CorpusKnowledge, CachedDataset):
                     todo="Check whether the program that wrote the files found any input",
                 )
             )
-        order_ = self.get_seq_order_for_epoch(epoch, self._reader.num_seqs, self._reader.lens(self._length_keys[0]))
+        lens = self._lens_for_order_of_epoch(self._reader.lens(self._length_keys[0]))
+        order_ = self.get_seq_order_for_epoch(epoch, self._reader.num_seqs, lens)
         return order_ if isinstance(order_, range) else order_to_array(order_)
 
     def _filter_order(self, order: SeqOrder, full_order: SeqOrder, num_seqs: int) -> SeqOrder:

@@ -56,7 +56,8 @@ class IndexedDataset(CachedDataset2):
 
     def _order_of_epoch(self, epoch: int | None) -> SeqOrder:
         """:return: corpus indices"""
-        return self.get_seq_order_for_epoch(epoch, self.get_total_num_seqs(), self._lens_for_order())
+        num_seqs = self.get_total_num_seqs()  # reads what was not read yet
+        return self.get_seq_order_for_epoch(epoch, num_seqs, self._lens_for_order_of_epoch(self._lens_for_order()))
 
     # ---- order
 

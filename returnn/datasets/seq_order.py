@@ -198,8 +198,10 @@ def seq_lens_to_array(seq_lens: SeqLens | Sequence[float], num_seqs: int, *, kee
     :return: [num_seqs], int64 or float64
     :raises DatasetError: wrong number of lengths, or not numbers
     """
-    values = [seq_lens(i) for i in range(num_seqs)] if callable(seq_lens) else seq_lens
-    array = numpy.asarray(values)
+    if callable(seq_lens) and not isinstance(seq_lens, numpy.ndarray):
+        array = numpy.asarray([seq_lens(i) for i in range(num_seqs)])
+    else:
+        array = numpy.asarray(seq_lens)
     if array.shape != (num_seqs,):
         raise DatasetError(
             f"sequence lengths for the ordering: expected one number for each of the {num_seqs} sequences, "

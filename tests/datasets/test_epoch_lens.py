@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 import pytest
@@ -140,3 +140,39 @@ def test_order_of_an_hdf_dataset_is_an_array_for_others(tmp_path: Path) -> None:
     assert not dataset.init_seq_order(epoch=1), "the same order"
     assert dataset.init_seq_order(epoch=1, seq_order=[5, 0])
     assert [dataset.get_seq_length(i)["data"] for i in range(2)] == [5, 0]
+
+
+class _OwnOrder(HDFDataset):
+    """A class of a user, written for the interface of the peers: get_seq_len is a function."""
+
+    # Any: a function in the peers, here an array that can be called, too
+    def get_seq_order_for_epoch(self, epoch: int | None, num_seqs: int, get_seq_len: Any = None) -> list[int]:
+        order = sorted(range(num_seqs), key=get_seq_len)
+        assert order == list(numpy.argsort(get_seq_len, kind="stable"))
+        assert order == list(super().get_seq_order_for_epoch(epoch, num_seqs, get_seq_len))
+        assert order == list(super().get_seq_order_for_epoch(epoch, num_seqs, lambda i: get_seq_len(i)))
+        return order[::-1]
+
+
+class _OwnStaticOrder(StaticDataset):
+    """The same for data in memory."""
+
+    # Any: as above
+    def get_seq_order_for_epoch(self, epoch: int | None, num_seqs: int, get_seq_len: Any = None) -> list[int]:
+        return sorted(range(num_seqs), key=lambda i: -get_seq_len(i))
+
+
+def test_lengths_for_an_own_order_can_be_called(tmp_path: Path) -> None:
+    """And are still an array, as our documentation says."""
+    path = str(tmp_path / "data.hdf")
+    seqs = [{"data": numpy.zeros((length, 1), "float32")} for length in (3, 1, 4, 0, 5)]
+    with HDFDatasetWriter(path) as writer:
+        writer.dump_from_dataset(StaticDataset(data=seqs, output_dim={"data": (1, 2)}))
+    for dataset in (
+        _OwnOrder([path], seq_ordering="sorted"),
+        _OwnStaticOrder(data=seqs, output_dim={"data": (1, 2)}),
+    ):
+        dataset.init_seq_order(epoch=1)
+        order = numpy.asarray(dataset.get_current_seq_order())
+        assert order.tolist() == [4, 2, 0, 1, 3] and type(order) is numpy.ndarray
+        assert dataset.get_epoch_seq_lens("data").tolist() == [5, 4, 3, 1, 0]  # type: ignore[union-attr]

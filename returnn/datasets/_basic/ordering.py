@@ -22,6 +22,14 @@ from returnn.util.fwd_compat import get_fwd_compat_kwargs
 __all__ = ["SeqOrderMixin"]
 
 
+class _CallableLens(numpy.ndarray):
+    """Lengths that are an array and a function."""
+
+    def __call__(self, corpus_idx: int) -> float:
+        length: float = self[corpus_idx].item()
+        return length
+
+
 class SeqOrderMixin:
     """Ordering methods of Dataset, which sets the attributes."""
 
@@ -94,9 +102,20 @@ class SeqOrderMixin:
 
     def _uses_custom_seq_ordering(self, seq_ordering: object) -> bool:
         """:return: whether the class orders by itself, so that any text may be valid"""
-        if type(self).get_seq_order_for_epoch is not SeqOrderMixin.get_seq_order_for_epoch:
+        if self._has_own_order():
             return True
         return isinstance(seq_ordering, str) and seq_ordering.split(":")[0] in self._custom_seq_orderings
+
+    def _has_own_order(self) -> bool:
+        """:return: whether a class, e.g. of the user, overrides get_seq_order_for_epoch"""
+        return type(self).get_seq_order_for_epoch is not SeqOrderMixin.get_seq_order_for_epoch
+
+    def _lens_for_order_of_epoch(self, lens: numpy.ndarray) -> numpy.ndarray:
+        """
+        :param lens: over the corpus
+        :return: for get_seq_order_for_epoch. A class that overrides it may also call them, as the function of the interface
+        """
+        return lens.view(_CallableLens) if self._has_own_order() else lens
 
     def _get_seq_ordering_for_epoch(self, epoch: int | None) -> seq_order_.SeqOrdering:
         text = self.seq_ordering

@@ -144,7 +144,8 @@ class StaticDataset(CachedDataset2):
         super().init_seq_order(epoch=epoch, seq_list=seq_list, seq_order=seq_order)
         order = predefined_order(seq_list, seq_order, order_of_tags=self._order_of_tags)
         if order is None:
-            own = self.get_seq_order_for_epoch(epoch, len(self.data), self._lens(self.data_keys[0]))
+            lens = self._lens_for_order_of_epoch(self._lens(self.data_keys[0]))
+            own = self.get_seq_order_for_epoch(epoch, len(self.data), lens)
             order = numpy.asarray(own, dtype=numpy.int64)
         self._seq_order = order
         self._num_seqs = len(self._seq_order)
