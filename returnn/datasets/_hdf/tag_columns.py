@@ -5,6 +5,7 @@ Texts of many tags in one array of bytes, and numpy operations on them: read, cu
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,10 @@ __all__ = ["TagColumns", "hash_tags", "check_utf8", "columns_of_fixed", "columns
 
 #: Tags at a time: temporary arrays stay in the processor's cache.
 _BLOCK_SIZE = 1 << 14
+#: Bytes of them, where they are long.
+_BLOCK_BYTES = 1 << 22
+#: Longer tags are hashed and compared one by one: by words, each step over the tags would do the work of a few bytes.
+_LONG_TAG = 1 << 11
 #: Of each process, so that nobody can make files whose tags have equal hashes.
 _SEED = secrets.randbits(128)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
@@ -71,6 +76,11 @@ class TagColumns:
         return cls(buf, len(lens), None, offsets)
 
     @property
+    def _block_size(self) -> int:
+        """:return: how many tags are gone through at a time"""
+        return min(_BLOCK_SIZE, max(_BLOCK_BYTES // (self.width or 1), 1))
+
+    @property
     def nbytes(self) -> int:
         """:return: memory"""
         return self.buf.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
@@ -119,8 +129,9 @@ class TagColumns:
         :return: bool [n], whether the tags are equal
         """
         result = np.empty(len(idxs), dtype=bool)
-        for start in range(0, len(idxs), _BLOCK_SIZE):
-            block = slice(start, start + _BLOCK_SIZE)
+        step = min(self._block_size, other._block_size)
+        for start in range(0, len(idxs), step):
+            block = slice(start, start + step)
             result[block] = self._equal(idxs[block], other, other_idxs[block])
         return result
 
@@ -135,6 +146,10 @@ class TagColumns:
         lens = ends - starts
         result: np.ndarray = lens == other_ends - other_starts
         lens[~result] = 0
+        for row in np.flatnonzero(lens > _LONG_TAG).tolist():
+            first_tag = self.buf[starts[row] : ends[row]].data
+            result[row] = first_tag == other.buf[other_starts[row] : other_ends[row]].data
+            lens[row] = 0
         for pos in range(0, int(lens.max(initial=0)), 8):
             rows = np.flatnonzero(lens > pos)
             rest = lens[rows] - pos
@@ -186,26 +201,36 @@ def _factors(num: int) -> np.ndarray:
 def hash_tags(tags: TagColumns) -> np.ndarray:
     """
     Sums of 32-bit pieces times random 64-bit factors: two given tags have the same upper 32 bits with probability 2 ** -32,
-    over the choice of the factors.
+    over the choice of the factors. Long tags: by a keyed hash function.
 
     :param tags: N of them
     :return: uint64 [N], to be compared within this process only. The upper bits are the good ones
     """
     result = np.empty(tags.num, dtype=np.uint64)
-    for start in range(0, tags.num, _BLOCK_SIZE):
-        end = min(start + _BLOCK_SIZE, tags.num)
+    step = tags._block_size
+    for start in range(0, tags.num, step):
+        end = min(start + step, tags.num)
         bounds = tags.bounds(start, end)
         lens = np.diff(bounds)
+        long_rows = np.flatnonzero(lens > _LONG_TAG)
+        long_hashes = [_hash_long_tag(tags.buf[bounds[row] : bounds[row + 1]]) for row in long_rows.tolist()]
+        lens[long_rows] = 0
         factors = _factors(2 + 2 * (int(lens.max()) // 8 + 1))
         sums = lens.astype(np.uint64)
         sums *= factors[1]
         sums += factors[0]
-        if tags.width is None:
+        if tags.width is None or len(long_rows):
             _add_words(sums, tags.buf, bounds[:-1], lens, factors[2:])
         else:
             _add_words_of_fixed(sums, tags.buf[bounds[0] : bounds[-1]], tags.width, factors[2:])
+        sums[long_rows] = long_hashes
         result[start:end] = sums
     return result
+
+
+def _hash_long_tag(tag: np.ndarray) -> int:
+    key = _SEED.to_bytes(16, "little")
+    return int.from_bytes(hashlib.blake2b(tag.data, digest_size=8, key=key).digest(), "little")
 
 
 def _add_words(sums: np.ndarray, buf: np.ndarray, starts: np.ndarray, lens: np.ndarray, factors: np.ndarray) -> None:

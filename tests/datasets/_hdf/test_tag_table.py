@@ -61,6 +61,33 @@ def test_as_a_dict(hashes: object, tags: list[str], others: list[str], odd: list
 
 
 @settings(max_examples=60, deadline=None)
+@given(tags=TAGS, others=TAGS, long_tag=st.integers(0, 12), block_bytes=st.integers(1, 40))
+def test_long_tags(tags: list[str], others: list[str], long_tag: int, block_bytes: int) -> None:
+    """Tags are hashed and compared in another way from some length on; with few at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tag_columns, "_LONG_TAG", long_tag)
+        patch.setattr(tag_columns, "_BLOCK_BYTES", block_bytes)
+        table = TagTable.from_tags(tags)
+        last = {tag: i for i, tag in enumerate(tags)}
+        assert table.find([*others, *tags]).tolist() == [last.get(tag, -1) for tag in [*others, *tags]]
+        assert table.num_duplicates() == len(tags) - len(last)
+
+
+def test_very_long_tags_are_not_gone_through_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    words = tag_columns._words
+
+    def counting(buf: np.ndarray, starts: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        steps.append(1)
+        return words(buf, starts, lens)
+
+    monkeypatch.setattr(tag_columns, "_words", counting)
+    tags = ["x" * 1_000_000 + end for end in "abc"] + ["a", "bc", "c" * 2000]
+    assert TagTable.from_tags(tags).find_table(TagTable.from_tags(tags[::-1])).tolist() == [5, 4, 3, 2, 1, 0]
+    assert len(steps) < 2000
+
+
+@settings(max_examples=60, deadline=None)
 @given(TAGS, st.data())
 def test_texts(tags: list[str], data: st.DataObject) -> None:
     table = TagTable.from_tags(tags)
