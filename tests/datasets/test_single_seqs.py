@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import h5py
@@ -387,3 +389,56 @@ def test_interrupt_within_a_call_leaves_nothing_of_it(tmp_path: Path) -> None:
         assert writer._singles.num_collected == 3
     _write(tmp_path / "b.hdf", calls, dim=None)
     assert _content(tmp_path / "a.hdf") == _content(tmp_path / "b.hdf")
+
+
+@pytest.mark.parametrize("dim", [None, 2])
+def test_interrupt_at_any_place_of_the_streams(tmp_path: Path, dim: int | None) -> None:
+    """Ctrl-C between two instructions: either everything is as in the calls that returned, or the file is refused."""
+    num_done, place = 0, 0
+    while not num_done:
+        place += 1
+        path = tmp_path / f"{place}.hdf"
+        try:
+            with SimpleHDFWriter(path, dim=dim) as writer:
+                for i in range(3):
+                    writer.insert_batch(**_call(first=i, dim=dim))
+                num_done = _insert_interrupted(writer, _call(2, first=9, dim=dim), place=place)
+                writer.insert_batch(**_call(first=20, dim=dim))
+        except DataFileError as exc:
+            assert "inconsistent" in str(exc)
+        else:
+            calls = [*[_call(first=i, dim=dim) for i in range(3)], *[_call(2, first=9, dim=dim)] * num_done]
+            _write(tmp_path / "expected.hdf", [*calls, _call(first=20, dim=dim)], dim=dim)
+            assert _content(path) == _content(tmp_path / "expected.hdf")
+            os.remove(tmp_path / "expected.hdf")
+    assert place > 10
+
+
+def _insert_interrupted(writer: SimpleHDFWriter, call: Call, *, place: int) -> int:
+    """:return: number of calls that came to their end: 1 if there are fewer instructions"""
+    num = 0
+
+    # Any: argument of a trace function
+    def _trace(frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal num
+        if frame.f_code.co_filename != growing.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        num += event == "opcode"
+        if num == place:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return _trace
+
+    # Collected, but not yet with the streams: outside of what gives the file up at once.
+    old = sys.gettrace()
+    sys.settrace(_trace)
+    try:
+        writer._collect_singles()
+        sys.settrace(old)
+        writer.insert_batch(**call)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        sys.settrace(old)

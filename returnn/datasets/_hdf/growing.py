@@ -66,14 +66,14 @@ class GrowingDataset:
             return 0
         if self.dtype.hasobject:
             self._pending_arrays.append(frames.copy())
+            self._num_pending += num
         elif num * self.frame_bytes >= DIRECT_BYTES:
             if self._num_pending:
                 self.flush()
             self._write_blocks(num, iter([np.asarray(frames, dtype=self.dtype)]))
             return 0
         else:
-            self._pending_raw.append(frames.astype(self.dtype, copy=False).tobytes())
-        self._num_pending += num
+            self.append_raw(frames.astype(self.dtype, copy=False).tobytes(), num)
         return num * self.frame_bytes
 
     def append_raw(self, raw: bytes | bytearray, num_frames: int) -> None:
@@ -84,6 +84,13 @@ class GrowingDataset:
         if raw:
             self._pending_raw.append(raw)
         self._num_pending += num_frames
+
+    def is_consistent(self) -> bool:
+        """:return: whether there are as many frames as were said. Not after an interrupt (Ctrl-C) within append"""
+        num_bytes = sum(map(len, self._pending_raw))
+        return (
+            num_bytes + self.frame_bytes * sum(map(len, self._pending_arrays)) == self.frame_bytes * self._num_pending
+        )
 
     def flush(self) -> None:
         """Write all collected frames; create the HDF dataset if there is none yet, even for no frames."""

@@ -447,12 +447,14 @@ class SimpleHDFWriter:
         h5_file = self._atomic.file
         num_columns = max(1 + len(self._extras), 2)
         num_new = len(self._tags)
-        if self._seq_tags.num_frames + num_new != self._singles.num_seqs:
+        streams = [*([] if self._inputs is None else [self._inputs]), *self._extras.values()]
+        is_consistent = all(stream.is_consistent() for stream in streams)
+        if self._seq_tags.num_frames + num_new != self._singles.num_seqs or not is_consistent:
             raise DataFileError(
                 describe(
                     f"HDF file {self.filename!r} would be inconsistent: insert_batch was interrupted",
                     expected=f"{self._singles.num_seqs} sequences",
-                    got=self._seq_tags.num_frames + num_new,
+                    got=self._seq_tags.num_frames + num_new if is_consistent else "frames of others, too",
                     todo="Write it again",
                 )
             )
@@ -473,10 +475,8 @@ class SimpleHDFWriter:
         if self._tags:
             self._seq_tags.append(np.array(self._tags, dtype=object))
         self._seq_tags.flush()
-        if self._inputs is not None:
-            self._inputs.flush()
-        for dataset in self._extras.values():
-            dataset.flush()
+        for stream in streams:
+            stream.flush()
         h5_file.attrs["numSeqs"] = np.int64(self._singles.num_seqs)
         h5_file.attrs["numTimesteps"] = np.int64(self._num_timesteps)
         self._rows = []
