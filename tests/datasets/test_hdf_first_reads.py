@@ -39,6 +39,7 @@ def test_first_reads_give_what_whole_reads_give(tmp_path: Path) -> None:
     for _ in range(5):
         dataset = HDFDataset(files)
         dataset.init_seq_order(epoch=1)
+        assert len((dataset.read_seqs(np.zeros(0, dtype=np.int64), ["data"]) or {})["data"]) == 0
         for _ in range(10):
             size = int(rnd.choice([1, 3, 100, 2000]))
             idxs = rnd.randint(0, num, size) if rnd.randint(2) else rnd.randint(num - size) + rnd.permutation(size)
@@ -47,6 +48,8 @@ def test_first_reads_give_what_whole_reads_give(tmp_path: Path) -> None:
             np.testing.assert_array_equal(ragged.flat, np.concatenate(expected))
             np.testing.assert_array_equal(ragged.lens, lens[idxs])
             assert dataset.get_seq_tags(idxs) == [tags[i] for i in idxs]
+        nothing = (dataset.read_seqs(np.zeros(0, dtype=np.int64), ["data"]) or {})["data"]
+        assert nothing.flat.shape == (0,) and nothing.flat.dtype == data.dtype and len(nothing) == 0
 
 
 def test_lengths_in_file_order_and_others(tmp_path: Path) -> None:

@@ -249,6 +249,8 @@ class CorpusReader:
         :return: offsets(key)[seq_idxs]. For few sequences of a large corpus at first without making them all
         """
         offsets = self._offsets.get(key)
+        if not len(seq_idxs):
+            return np.zeros(0, dtype=np.int64)
         if offsets is None and self.num_seqs > _OFFSET_BLOCK * _MAX_OFFSET_BLOCKS:
             blocks, block_of_seq = np.unique(seq_idxs // _OFFSET_BLOCK, return_inverse=True)
             if len(blocks) <= _MAX_OFFSET_BLOCKS:
