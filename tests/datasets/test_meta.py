@@ -444,3 +444,35 @@ def test_class_of_the_user_below_a_wrapper_writes_to_the_order() -> None:
         dataset.init_seq_order(epoch=1)
         orders.append([(seq["tag"], seq["data"]["classes"].tolist()) for seq in _iterate(dataset)])
     assert orders[0] == orders[1]
+
+
+def test_class_of_the_user_below_a_wrapper_gets_int64(tmp_path: Path) -> None:
+    """Also where lengths are asked for, and from other datasets that look up tags."""
+    user = {"class": "MultiEpochDataset", "multi_epoch": 1, "dataset": {"class": WritesToOrder, "files": [FEAT]}}
+    tags = sorted(HDFDataset(files=[FEAT]).get_all_tags())
+    rows = tmp_path / "rows"
+    rows.write_text("\n".join(reversed(tags)))
+    dataset = init_dataset(
+        {
+            "class": "MetaDataset",
+            "datasets": {"feat": user},
+            "data_map": {"data": ("feat", "data")},
+            "seq_list_file": str(rows),
+            "seq_ordering": "sorted",
+        }
+    )
+    dataset.init_seq_order(epoch=1)
+    lens = [int(seq["lens"]["data"]) for seq in _iterate(dataset)]
+    assert lens == sorted(lens)
+    rows.write_text("\n".join([f"{tags[0]};{tags[1]}", f"{tags[3]};{tags[2]}"]))
+    (tmp_path / "lens").write_text(repr(dict.fromkeys(tags, 1)))
+    dataset = init_dataset(
+        {
+            "class": "ConcatSeqsDataset",
+            "dataset": user,
+            "seq_list_file": str(rows),
+            "seq_len_file": str(tmp_path / "lens"),
+        }
+    )
+    dataset.init_seq_order(epoch=1)
+    assert [seq["tag"] for seq in _iterate(dataset)] == [f"{tags[0]};{tags[1]}", f"{tags[3]};{tags[2]}"]

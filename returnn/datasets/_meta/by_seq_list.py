@@ -356,7 +356,7 @@ class MetaDataset(MappedStreams, CachedDataset2):
                 child.init_seq_order(epoch=self.epoch, seq_list=rows.to_list())
             else:
                 # Rows that the filter excludes may be missing: any length does for them.
-                known = np.arange(len(rows)) if mapping is None else np.maximum(mapping, 0)
+                known = np.arange(len(rows)) if mapping is None else np.maximum(mapping, 0).astype(np.int64)
                 child.init_seq_order(epoch=self.epoch, seq_order=known)
             bulk_lens = child.get_epoch_seq_lens("data") if child.supports_bulk() else None
             lens = (

@@ -173,7 +173,7 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
                 f" {self._parts.select(missing[:3])}; it has {len(table)}, e.g. {table.select(range(min(3, len(table))))}."
                 f" Tags of a line are separated by {self.seq_tag_delim!r} (seq_tag_delim)."
             )
-        self._part_to_corpus = idxs
+        self._part_to_corpus = idxs.astype(np.int64)
 
     def check_corpus(self) -> None:
         """See :func:`Dataset.check_corpus`. Also whether the inner dataset has all sequences."""
