@@ -235,12 +235,21 @@ def share_corpus(dataset: Dataset) -> list[Segment]:
             segment = Segment.create(new)
         except OSError:  # no memory for a copy: each process reads for itself
             return []
-        # Twice below one dataset: each of them takes the same memory.
-        for one in _datasets_below(dataset):
-            for part in list(one.shared_parts()):
-                found = segment.get(part.key)
-                if found is not None:
-                    part.take_over(found[1])
         segments.append(segment)
+    # Twice below one dataset, or read again since the last time: each of them takes the same memory.
+    for one in _datasets_below(dataset):
+        for part in list(one.shared_parts()):
+            found = next((found for segment in segments if (found := segment.get(part.key)) is not None), None)
+            if found is not None and not _is_same_memory(part.arrays, found[1]):
+                part.take_over(found[1])
     vars(dataset)["_shared_segments"] = segments
     return segments
+
+
+def _is_same_memory(arrays: Arrays, other: Arrays) -> bool:
+    """:param other: of the same names and sizes"""
+    return all(
+        array.__array_interface__["data"][0] == other[name].__array_interface__["data"][0]
+        for name, array in arrays.items()
+        if array.size
+    )

@@ -36,6 +36,7 @@ from returnn.datasets._hdf.shared_files import join_columns
 from returnn.datasets._loading.pool import WorkerPool
 from returnn.datasets._loading.source import SourceOptions
 from returnn.datasets._meta import seq_rows
+from returnn.datasets._meta.multi_epoch import MultiEpochDataset
 from returnn.datasets.basic import Dataset, init_dataset
 from returnn.datasets.hdf import HDFDataset
 from returnn.errors import DataFileError, DatasetError
@@ -338,6 +339,24 @@ def test_copies_of_all_attributes_do_not_close_the_memory(
     os.fstat(segment.fd)
     assert share_corpus(dataset) == [segment]
     assert not pickle.loads(pickle.dumps(segment))
+
+
+def test_what_is_read_again_is_in_memory_once(tmp_path: Path) -> None:
+    opts = {"class": "HDFDataset", "files": [_write_hdf(tmp_path / "a", ["x" * 2**20, "y"], fixed=False)]}
+    dataset = init_dataset({"class": "MultiEpochDataset", "dataset": opts, "multi_epoch": 1})
+    assert isinstance(dataset, MultiEpochDataset)
+    for is_new in (True, True, False):
+        if is_new:
+            dataset._child = init_dataset(opts)  # as in a dataset with another child in each epoch
+        child: Any = dataset._child
+        child.forget_tag_table()
+        child.get_all_tags()
+        (segment,) = share_corpus(dataset)
+        found = segment.get(child.tag_table_key)
+        assert found is not None
+        assert np.shares_memory(child.tag_table.columns.buf, found[1]["buf"])
+        assert not child._reader.lens("data").flags.writeable
+        assert share_corpus(dataset) == [segment]
 
 
 def test_memory_is_given_back(tmp_path: Path) -> None:
