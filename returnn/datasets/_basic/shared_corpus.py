@@ -197,8 +197,20 @@ def receive_shared_corpus(conn: Connection) -> None:
     :param conn: to the parent
     """
     num_segments, places = conn.recv()
-    state.shared_corpus = [Segment(reduction.recv_handle(conn)) for _ in range(num_segments)]
-    state.shared_rooms = Rooms(reduction.recv_handle(conn), places) if places is not None else None
+    handles = [_receive_handle(conn) for _ in range(num_segments)]
+    state.shared_rooms = Rooms(_receive_handle(conn), places) if places is not None else None
+    state.shared_corpus = []
+    for fd in handles:
+        try:
+            state.shared_corpus.append(Segment(fd))
+        except OSError:  # e.g. a limit of the address space: this process reads for itself
+            os.close(fd)
+
+
+def _receive_handle(conn: Connection) -> int:
+    fd = reduction.recv_handle(conn)
+    os.set_inheritable(fd, False)  # programs that the process starts must not keep the memory
+    return fd
 
 
 def _datasets_below(dataset: Dataset) -> Iterator[Dataset]:

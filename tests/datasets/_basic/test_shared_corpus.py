@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -357,6 +358,25 @@ def test_what_is_read_again_is_in_memory_once(tmp_path: Path) -> None:
         assert np.shares_memory(child.tag_table.columns.buf, found[1]["buf"])
         assert not child._reader.lens("data").flags.writeable
         assert share_corpus(dataset) == [segment]
+
+
+def test_programs_that_a_worker_starts_do_not_keep_the_memory(tmp_path: Path) -> None:
+    with _as_worker(init_dataset({"class": "HDFDataset", "files": [_write_hdf(tmp_path / "a", ["x"])]})):
+        assert [os.get_inheritable(segment.fd) for segment in state.shared_corpus] == [False]
+
+
+def test_worker_without_room_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **_kwargs: object) -> None:
+        raise OSError("no address space")
+
+    dataset = init_dataset({"class": "HDFDataset", "files": [_write_hdf(tmp_path / "a", ["x"])]})
+    share_corpus(dataset)
+    before = _num_memories()
+    monkeypatch.setattr(mmap, "mmap", fail)
+    with _as_worker(dataset):
+        assert state.shared_corpus == []
+        assert _num_memories() == before
+        assert _content(pickle.loads(pickle.dumps(dataset)))[0] == ["x"]
 
 
 def test_memory_is_given_back(tmp_path: Path) -> None:
