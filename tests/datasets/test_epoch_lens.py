@@ -15,6 +15,7 @@ from returnn.datasets._basic.epoch_lens import EpochLens, epoch_lens_of
 from returnn.datasets._basic.epoch_order import checked_order, same_order, select_order
 from returnn.datasets.generating import StaticDataset
 from returnn.datasets.hdf import HDFDataset, HDFDatasetWriter
+from returnn.datasets.meta import MetaDataset
 from returnn.datasets.seq_order import SeqOrder
 from returnn.errors import DatasetError
 
@@ -176,3 +177,21 @@ def test_lengths_for_an_own_order_can_be_called(tmp_path: Path) -> None:
         order = numpy.asarray(dataset.get_current_seq_order())
         assert order.tolist() == [4, 2, 0, 1, 3] and type(order) is numpy.ndarray
         assert dataset.get_epoch_seq_lens("data").tolist() == [5, 4, 3, 1, 0]  # type: ignore[union-attr]
+
+
+class _OwnMetaOrder(MetaDataset):
+    """The same for several datasets."""
+
+    # Any: as above
+    def get_seq_order_for_epoch(self, epoch: int | None, num_seqs: int, get_seq_len: Any = None) -> list[int]:
+        return sorted(range(num_seqs), key=lambda i: -get_seq_len(i))
+
+
+@pytest.mark.parametrize("ordering", ["default", "sorted"])
+def test_lengths_for_an_own_order_of_meta_datasets_can_be_called(ordering: str) -> None:
+    """Also where the ordering of the options would need none."""
+    seqs = [{"data": numpy.zeros((length, 1), "float32")} for length in (3, 1, 4, 0, 5)]
+    child = {"class": "StaticDataset", "data": seqs, "output_dim": {"data": (1, 2)}}
+    dataset = _OwnMetaOrder(datasets={"a": child}, data_map={"data": ("a", "data")}, seq_ordering=ordering)
+    dataset.init_seq_order(epoch=1)
+    assert dataset.get_current_seq_order().tolist() == [4, 2, 0, 1, 3]

@@ -35,7 +35,7 @@ from returnn.datasets._meta.seq_rows import (
 from returnn.datasets.basic import Dataset, DatasetSeq, init_dataset
 from returnn.datasets.cached2 import CachedDataset2
 from returnn.datasets.ragged import Ragged
-from returnn.datasets.seq_order import order_to_array
+from returnn.datasets.seq_order import SeqLens, order_to_array
 from returnn.errors import ConfigError, DataFileError, DatasetError, NotSupportedError, describe
 from returnn.log import log
 from returnn.util.numbers_dict import NumbersDict
@@ -338,7 +338,11 @@ class MetaDataset(MappedStreams, CachedDataset2):
             is_ours = type(control).get_current_seq_order.__module__.startswith("returnn.")
             return np.asarray(order, dtype=np.int64) if is_ours else np.array(order, dtype=np.int64)
         needs_lens = self._get_seq_ordering_for_epoch(self.epoch).needs_seq_lens and not self._seq_order_seq_lens_file
-        lens = self._get_lens_for_order() if needs_lens else None
+        lens: SeqLens | None = None
+        if needs_lens:
+            lens = self._lens_for_order_of_epoch(self._get_lens_for_order())
+        elif self._has_own_order():  # a class of the user may ask for them all the same
+            lens = lambda idx: self._get_lens_for_order()[idx]  # noqa: E731
         return order_to_array(self.get_seq_order_for_epoch(self.epoch, len(rows), lens))
 
     def _get_lens_for_order(self) -> np.ndarray:

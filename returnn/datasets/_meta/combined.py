@@ -277,7 +277,7 @@ class CombinedDataset(UnionDataset):
         ]
         if not lens:
             return np.zeros(0, np.int64)
-        return np.concatenate(lens) if pool is None else np.concatenate(lens)[pool]
+        return self._lens_for_order_of_epoch(np.concatenate(lens) if pool is None else np.concatenate(lens)[pool])
 
     def _get_tags_to_order(self) -> list[str]:
         tags = []

@@ -202,7 +202,9 @@ class ConcatSeqsDataset(ChildStreams, CachedDataset2):
         elif seq_list is not None:
             order = self._lines.lookup(list(seq_list), dataset_name=self.name)
         else:
-            order = self.get_seq_order_for_epoch(epoch, len(self._lines), self._line_lens)
+            order = self.get_seq_order_for_epoch(
+                epoch, len(self._lines), self._lens_for_order_of_epoch(self._line_lens)
+            )
             if self.epoch_wise_filter is not None:
                 order = self.epoch_wise_filter.filter(epoch, order, self._line_lens)
         order = np.array(order, dtype=np.int64)
