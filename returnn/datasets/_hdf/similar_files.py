@@ -22,6 +22,7 @@ from returnn.datasets._hdf.format import (
     SEQ_TAGS_KEY,
     TARGETS_KEY,
 )
+from returnn.datasets._hdf.outside_links import is_inside
 from returnn.datasets._hdf.seq_lengths import read_with_sums
 
 __all__ = ["FileForm"]
@@ -225,9 +226,6 @@ def _open_array(file_id: h5f.FileID, path: bytes) -> h5d.DatasetID:
     :raises _OtherForm: it may be elsewhere
     """
     array = h5d.open(file_id, path)
-    if array.get_offset() is None:
-        plist = array.get_create_plist()
-        layout = plist.get_layout()
-        if layout == h5d.VIRTUAL or (layout == h5d.CONTIGUOUS and plist.get_external_count()):
-            raise _OtherForm
+    if not is_inside(array):
+        raise _OtherForm
     return array
