@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy
@@ -208,12 +209,13 @@ def test_files_of_a_batch_are_opened_once(tmp_path: Path, monkeypatch: pytest.Mo
     """More files than can be open: those that are open are read first, for each stream and for the tags."""
     opened: list[str] = []
 
-    class _File(h5py.File):
-        def __init__(self, name: str, mode: str):
-            opened.append(name)
-            super().__init__(name, mode)
+    open_file = handles._open
 
-    monkeypatch.setattr(handles.h5py, "File", _File)
+    def _open(filename: str, *args: Any) -> h5py.File:  # Any: of h5py
+        opened.append(filename)
+        return open_file(filename, *args)
+
+    monkeypatch.setattr(handles, "_open", _open)
     monkeypatch.setattr(reader, "_SMALL_BYTES", 0)
     monkeypatch.setattr(reader, "_MAX_FIRST_PART", 1)
     paths = [_write_plain(str(tmp_path / f"{i}.hdf"), 10, seed=i) for i in range(12)]
