@@ -142,11 +142,11 @@ class Engine(TrainPasses, ForwardPasses, MainlineApi):
         :raises UserError: what is wrong with config, data or checkpoint
         """
         functions = ModelOptions.from_config(self.config, needed=("get_model", "train_step"), used=())
+        self._start_worker_server()  # first of what takes long: torch's first optimizer imports its compiler, for a second
         check_optimizer_options(read_optimizer(self.config))
         OptimizerOptions.from_config(self.config)
         self._plan_pauses()
         self._open_observers(train=True)
-        self._start_worker_server()
         super().init_train(train_data, dev_data, eval_data)
         share_learning_rates(self.learning_rate_control)
         assert self.train_dataset is not None
