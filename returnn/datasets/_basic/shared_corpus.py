@@ -15,7 +15,6 @@ import mmap
 import os
 import pickle
 import struct
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from returnn._state import state
-from returnn.datasets._basic.shared_rooms import Rooms, create_rooms
+from returnn.datasets._basic.shared_rooms import CAN_SHARE, Rooms, create_rooms
 
 try:
     import fcntl
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedPart", "Segment", "find_part", "part_key", "receive_shared_corpus", "share_corpus"]
 
-#: Whether memory can be passed on as file handle.
-_CAN_SHARE = sys.platform.startswith("linux") and hasattr(os, "memfd_create")
 _ALIGN = 64
 #: Where the directory is: offset and size.
 _HEAD = struct.Struct("<QQ")
@@ -233,7 +230,7 @@ def share_corpus(dataset: Dataset) -> list[Segment]:
     :param dataset: to be copied to other processes
     :return: the memory; the dataset keeps it, for further processes. Empty: there is nothing, or this system cannot do it
     """
-    if not _CAN_SHARE:
+    if not CAN_SHARE:
         return []
     parts = {part.key: part for one in _datasets_below(dataset) for part in one.shared_parts()}
     if not parts:

@@ -7,6 +7,7 @@ have it.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
@@ -25,9 +26,10 @@ except ImportError:  # not on this system
 if TYPE_CHECKING:
     from returnn.datasets.basic import Dataset
 
-__all__ = ["Rooms", "create_rooms", "from_room"]
+__all__ = ["CAN_SHARE", "Rooms", "array_from_room", "create_rooms", "from_room"]
 
-_CAN_SHARE = sys.platform.startswith("linux") and hasattr(os, "memfd_create")
+#: Whether memory without a name can be passed on as file handle.
+CAN_SHARE = sys.platform.startswith("linux") and hasattr(os, "memfd_create")
 #: More are not worth their entries in the message to each process.
 _MAX_ROOMS = 500
 #: Smaller arrays each process has for itself.
@@ -127,12 +129,31 @@ def from_room(key: Callable[[], str], num_bytes: int, make: Callable[[numpy.ndar
     return array
 
 
+def array_from_room(
+    key: Callable[[], str], shape: tuple[int, ...], dtype: numpy.dtype, fill: Callable[[numpy.ndarray], None]
+) -> numpy.ndarray:
+    """
+    :param key: see :func:`from_room`
+    :param shape: of the array
+    :param dtype: without Python objects, if there can be a room
+    :param fill: writes all of an array of that form; not called if another process did it
+    :return: the array, in its room if there is one (then it cannot be written to), else in memory of this process
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    room = from_room(key, num_bytes, lambda room: fill(room.view(dtype).reshape(shape)))
+    if room is not None:
+        return room.view(dtype).reshape(shape)
+    array = numpy.empty(shape, dtype=dtype)
+    fill(array)
+    return array
+
+
 def create_rooms(datasets: list[Dataset]) -> Rooms | None:
     """
     :param datasets: which several processes will have
     :return: for the large arrays that they may need; None: there are none, or this system cannot share them
     """
-    if not _CAN_SHARE:
+    if not CAN_SHARE:
         return None
     sizes = {key: size for dataset in datasets for key, size in dataset.shared_rooms().items() if size >= _MIN_BYTES}
     if not sizes or len(sizes) > _MAX_ROOMS:

@@ -12,7 +12,7 @@ import numpy as np
 from h5py import h5d, h5s
 
 from returnn.datasets._basic.shared_corpus import SharedPart, part_key
-from returnn.datasets._basic.shared_rooms import from_room
+from returnn.datasets._basic.shared_rooms import array_from_room
 from returnn.datasets._hdf.file_index import FileIndex, StreamInfo, read_file_index
 from returnn.datasets._hdf.format import HDF_ERRORS, SEQ_TAGS_KEY, worded_hdf_errors
 from returnn.datasets._hdf.handles import HandleCache
@@ -210,16 +210,12 @@ class CorpusReader:
         """
         offsets = self._offsets.get(key)
         if offsets is None:
-            dtype = self._offset_dtype(key)
-            num_bytes = (self.num_seqs + 1) * dtype.itemsize
-            room = from_room(
-                lambda: self._room_key("offsets", key), num_bytes, lambda room: self._add_up(key, room.view(dtype))
+            offsets = array_from_room(
+                lambda: self._room_key("offsets", key),
+                (self.num_seqs + 1,),
+                self._offset_dtype(key),
+                lambda out: self._add_up(key, out),
             )
-            if room is None:
-                offsets = np.empty(self.num_seqs + 1, dtype=dtype)
-                self._add_up(key, offsets)
-            else:
-                offsets = room.view(dtype)
             self._offsets[key] = offsets
         return offsets
 
@@ -331,17 +327,12 @@ class CorpusReader:
         data = self._in_memory.get(key)
         if data is None:
             stream = self._stream(key)
-            shape = (self._num_frames(key), *stream.shape)
-            room = from_room(
+            data = array_from_room(
                 lambda: self._room_key("stream", key),
-                shape[0] * stream.frame_bytes,
-                lambda room: self._read_stream(key, room.view(stream.dtype).reshape(shape)),
+                (self._num_frames(key), *stream.shape),
+                stream.dtype,
+                lambda out: self._read_stream(key, out),
             )
-            if room is None:
-                data = np.empty(shape, dtype=stream.dtype)
-                self._read_stream(key, data)
-            else:
-                data = room.view(stream.dtype).reshape(shape)
             self._in_memory[key] = data
         return data
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -16,12 +15,11 @@ from typing import Any
 
 import numpy
 
+from returnn.datasets._basic.shared_rooms import CAN_SHARE  # elsewhere the arrays go through the pipe
 from returnn.datasets._loading.collate import NumpyBatch
 
 __all__ = ["CAN_SHARE", "WriteSlot", "ReadSlot", "BlockLayout", "pack_batches", "unpack_batches"]
 
-#: Whether memory can be passed on as file handle. Elsewhere the arrays go through the pipe.
-CAN_SHARE = sys.platform.startswith("linux") and hasattr(os, "memfd_create")
 _ALIGN = 64
 _MIN_SIZE = 2**20
 

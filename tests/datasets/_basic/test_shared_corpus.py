@@ -44,7 +44,7 @@ from returnn.errors import DataFileError, DatasetError
 from returnn.options.batching import BatchingOptions
 from returnn.options.loader import LoaderOptions
 
-pytestmark = pytest.mark.skipif(not shared_corpus._CAN_SHARE, reason="no memory that can be passed on")
+pytestmark = pytest.mark.skipif(not shared_corpus.CAN_SHARE, reason="no memory that can be passed on")
 
 
 def _write_hdf(path: Path, tags: Sequence[str], *, fixed: bool = True, dim: int = 10) -> str:

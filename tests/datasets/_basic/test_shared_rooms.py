@@ -15,7 +15,7 @@ import pytest
 from returnn._state import process_state_ctx
 from returnn.config import Config
 from returnn.datasets._basic import shared_corpus, shared_rooms
-from returnn.datasets._basic.shared_rooms import Rooms, create_rooms, from_room
+from returnn.datasets._basic.shared_rooms import Rooms, array_from_room, create_rooms, from_room
 from returnn.datasets._hdf.reader import CorpusReader
 from returnn.datasets._hdf.shared_files import tags_in_room, tags_room_size
 from returnn.datasets._hdf.tag_table import TagTable
@@ -26,7 +26,7 @@ from returnn.errors import DataFileError
 from returnn.options.batching import BatchingOptions
 from returnn.options.loader import LoaderOptions
 
-pytestmark = pytest.mark.skipif(not shared_rooms._CAN_SHARE, reason="no memory that can be passed on")
+pytestmark = pytest.mark.skipif(not shared_rooms.CAN_SHARE, reason="no memory that can be passed on")
 
 NUM_SEQS = 300_000
 
@@ -202,3 +202,20 @@ def test_tags_in_a_room(tags: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
         for _ in range(2):
             table = tags_in_room("small", 40, 3, lambda: TagTable.from_tags(["x" * 100] * 3))
             assert table.to_list() == ["x" * 100] * 3
+
+
+def test_an_array_with_and_without_a_room() -> None:
+    """Of the wanted form; who comes second gets what the first one made, who has no room makes it."""
+
+    def _fill(out: np.ndarray) -> None:
+        out[...] = np.arange(out.size).reshape(out.shape)
+
+    shape, dtype = (2**18, 2), np.dtype("int32")
+    own = array_from_room(lambda: "a", shape, dtype, _fill)
+    assert own.flags.writeable and own.dtype == dtype and own.shape == shape
+    with process_state_ctx(shared_rooms=Rooms.create({"a": own.nbytes})):
+        first = array_from_room(lambda: "a", shape, dtype, _fill)
+        second = array_from_room(lambda: "a", shape, dtype, _fail)
+        assert not first.flags.writeable and second.dtype == dtype
+        for array in (first, second, array_from_room(lambda: "b", shape, dtype, _fill)):
+            np.testing.assert_array_equal(array, own)
